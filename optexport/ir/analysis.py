@@ -1,0 +1,53 @@
+"""What a program touches: how an emitter may schedule it.
+
+An elementwise program may run on a flat bucket of many parameters, or on one parameter cut into
+blocks; a per-tensor program needs each parameter whole, because it reduces over it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .ops import OPS
+from .program import Program
+
+__all__ = ["Reach", "dead_slots", "reach", "scalars"]
+
+
+class Reach(Enum):
+    ELEMENTWISE = "elementwise"
+    TENSOR = "per-tensor"
+
+
+def reach(program: Program) -> Reach:
+    """The widest neighbourhood that one element of an output depends on."""
+    live = program.used()
+    wide = any(OPS[n.op].result == "scalar" for i, n in enumerate(program.nodes) if i in live and n.op in OPS)
+    return Reach.TENSOR if wide else Reach.ELEMENTWISE
+
+
+def scalars(program: Program) -> list[int]:
+    """Live scalar nodes that depend on no tensor: step, hyperparameters and what is made of them."""
+    live, out = program.used(), []
+    host: set[int] = set()
+    for i, node in enumerate(program.nodes):
+        if not node.type.is_tensor and all(a in host for a in node.args):
+            host.add(i)
+            if i in live:
+                out.append(i)
+    return out
+
+
+def dead_slots(program: Program) -> set[str]:
+    """Slots whose value can never reach the parameter: they are written, and read only by themselves.
+
+    Found by walking back from ``param`` through the slots it reads, to a fixed point.
+    """
+    alive: set[str] = set()
+    grew = True
+    while grew:
+        used = program.used("param", *sorted(alive))
+        names = {n.attr.name for i in used if (n := program.nodes[i]).op == "input" and n.attr.role == "slot"}  # type: ignore[union-attr]
+        grew = not names <= alive
+        alive |= names
+    return {o for o in program.outputs if o != "param"} - alive

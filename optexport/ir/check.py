@@ -1,0 +1,74 @@
+"""Checking: what a well-formed program is, in one place.
+
+Every error names the line of the rule that made the offending node.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import RuleError
+from .ops import OPS
+from .program import Input, Node, Program
+from .types import BOOL, FLOAT32, FLOAT64, TENSOR
+
+__all__ = ["check"]
+
+
+def check(program: Program) -> Program:
+    """Return ``program`` unchanged, or raise.
+
+    Raises:
+        RuleError: an unknown operator, a wrong number or type of operands, a use before definition,
+            a constant that is not finite, or an output that is not a tensor.
+    """
+    for index, node in enumerate(program.nodes):
+        _check_node(program, index, node)
+    if "param" not in program.outputs:
+        raise RuleError("rule: expected an output 'param', found " + (", ".join(program.outputs) or "none"))
+    for name, index in program.outputs.items():
+        if not 0 <= index < len(program.nodes):
+            raise RuleError(f"rule: output {name!r} refers to node {index} of {len(program.nodes)}")
+        node = program.nodes[index]
+        if node.type is not TENSOR:
+            raise RuleError(f"{_at(node)}: output {name!r} is a {node.type.value}; expected a tensor")
+    written = set(program.outputs) - {"param"}
+    for slot in program.inputs("slot"):
+        if slot.name not in written:
+            raise RuleError(f"rule: slot {slot.name!r} is read but has no new value; pass {slot.name}= to finish()")
+    return program
+
+
+def _at(node: Node) -> str:
+    return node.line or node.op
+
+
+def _check_node(program: Program, index: int, node: Node) -> None:
+    if any(not 0 <= a < index for a in node.args):
+        raise RuleError(f"{_at(node)}: {node.op} uses {list(node.args)} at node {index}; expected earlier nodes")
+    if node.op == "input":
+        if not isinstance(node.attr, Input):
+            raise RuleError(f"{_at(node)}: input without a role")
+        return
+    if node.op == "const":
+        if not isinstance(node.attr, float) or math.isnan(node.attr):
+            raise RuleError(f"{_at(node)}: constant {node.attr!r}; expected a number")
+        return
+    op = OPS.get(node.op)
+    if op is None:
+        raise RuleError(f"{_at(node)}: unknown operator {node.op!r}; expected one of {', '.join(OPS)}")
+    if len(node.args) != op.arity:
+        raise RuleError(f"{_at(node)}: {op.name} takes {op.arity} operands, found {len(node.args)}")
+    types = [program.nodes[a].type for a in node.args]
+    if op.result == "select":
+        if not types[0].is_truth:
+            raise RuleError(f"{_at(node)}: where needs a condition first, found a {types[0].value}")
+        types = types[1:]
+    if any(t.is_truth for t in types):
+        raise RuleError(f"{_at(node)}: {op.name} of a truth value; expected numbers, use where()")
+    if op.result == "scalar" and types[0] is not TENSOR:
+        raise RuleError(f"{_at(node)}: {op.name} reduces a tensor, found a {types[0].value}")
+    if op.result == "cast" and (types[0].is_tensor or node.type not in (FLOAT32, FLOAT64)):
+        raise RuleError(f"{_at(node)}: cast is for scalars, float32 or float64; found {types[0].value}")
+    if op.result == "truth" and node.type.is_tensor != any(t.is_tensor for t in types):
+        raise RuleError(f"{_at(node)}: {op.name} gives a {'mask' if node.type is BOOL else 'bool'}")

@@ -1,0 +1,61 @@
+"""The closed set of operators. A rule that needs more is a reason to discuss this table.
+
+Each row gives what every other part needs to know about an operator: how many operands it takes,
+what comes out, whether operands commute, and how a person writes it. What it computes is defined
+by the referee, ``optexport.reference.interpreter``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["OPS", "Op"]
+
+Result = Literal["real", "truth", "scalar", "select", "cast"]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator.
+
+    result: ``real`` elementwise on reals; ``truth`` elementwise comparison or logic; ``scalar``
+        reduction of a tensor; ``select`` where(truth, real, real); ``cast`` scalar to ``attr``.
+    text: how `printer` writes it, ``{0}`` … being the operands.
+    binding: how tightly it binds when printed (higher binds tighter; 9 never needs parentheses).
+    """
+
+    name: str
+    arity: int
+    result: Result
+    text: str
+    binding: int = 9
+    commutes: bool = False
+
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        Op("add", 2, "real", "{0} + {1}", 4, commutes=True),
+        Op("sub", 2, "real", "{0} − {1}", 4),
+        Op("mul", 2, "real", "{0}·{1}", 5, commutes=True),
+        Op("div", 2, "real", "{0} / {1}", 5),
+        Op("neg", 1, "real", "−{0}", 6),
+        Op("pow", 2, "real", "{0}^{1}", 8),
+        Op("sqrt", 1, "real", "√({0})"),
+        Op("exp", 1, "real", "exp({0})"),
+        Op("log", 1, "real", "log({0})"),
+        Op("abs", 1, "real", "|{0}|"),
+        Op("sign", 1, "real", "sign({0})"),
+        Op("min", 2, "real", "min({0}, {1})", commutes=True),
+        Op("max", 2, "real", "max({0}, {1})", commutes=True),
+        Op("eq", 2, "truth", "{0} = {1}", 3, commutes=True),
+        Op("lt", 2, "truth", "{0} < {1}", 3),
+        Op("le", 2, "truth", "{0} ≤ {1}", 3),
+        Op("where", 3, "select", "({1} if {0} else {2})"),
+        Op("sum", 1, "scalar", "sum({0})"),
+        Op("mean", 1, "scalar", "mean({0})"),
+        Op("norm", 1, "scalar", "‖{0}‖"),
+        Op("cast", 1, "cast", "{attr}({0})"),
+    )
+}

@@ -1,0 +1,112 @@
+"""A program as equations in fixed symbols, one line a named value.
+
+New values carry a prime: ``m' = β1·m + (1 − β1)·g``. Values that a rule named with ``let``, and
+values that are used more than once, get a line of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .ops import OPS
+from .program import Input, Node, Program
+
+__all__ = ["SYMBOLS", "equations"]
+
+# The symbols of optexport's documentation, one a quantity, in every rule the same.
+SYMBOLS: dict[str, str] = {
+    "param": "w",
+    "grad": "g",
+    "lr": "η",
+    "weight_decay": "λ",
+    "post_decay": "λ_post",
+    "momentum": "μ",
+    "dampening": "τ",
+    "beta1": "β1",
+    "beta2": "β2",
+    "alpha": "α",
+    "eps": "ε",
+    "lr_decay": "γ",
+    "rescale_grad": "r",
+    "clip_gradient": "C",
+    "clip_weights": "C_w",
+    "momentum_buffer": "B",
+    "exp_avg": "m",
+    "exp_avg_sq": "v",
+    "max_exp_avg_sq": "v_max",
+    "square_avg": "n",
+    "grad_avg": "a",
+    "sum": "s",
+    "m_hat": "m̂",
+    "v_hat": "v̂",
+    "g_eff": "ĝ",
+    "w_decayed": "w̃",
+}
+_PREFIX = {"neg": 6}
+
+
+def equations(program: Program) -> list[str]:
+    """One equation a line, in the order in which the rule computes them."""
+    live = program.used()
+    uses = Counter(a for i in live for a in program.nodes[i].args)
+    outputs = {i: o for o, i in program.outputs.items()}
+    names: dict[int, str] = {}
+    lines: list[str] = []
+    anonymous = 0
+    for i in sorted(live):
+        node = program.nodes[i]
+        if node.op in ("input", "const"):
+            continue
+        if _is_t(program, node):
+            names[i] = "t"
+        elif i in outputs:
+            names[i], text = _symbol(outputs[i]) + "'", _text(program, i, names, top=True)
+            lines.append(f"{names[i]} = {text}")
+        elif node.label or (uses[i] > 1 and not _trivial(program, node)):
+            anonymous += not node.label
+            text = _text(program, i, names, top=True)
+            names[i] = _symbol(node.label) if node.label else f"x{anonymous}"
+            lines.append(f"{names[i]} = {text}")
+    # An output that is an input unchanged, or shares a node with another output.
+    for o, i in program.outputs.items():
+        target = _symbol(o) + "'"
+        if names.get(i) != target:
+            lines.append(f"{target} = {_text(program, i, names, top=True)}")
+    return lines
+
+
+def _symbol(name: str) -> str:
+    return SYMBOLS.get(name, name)
+
+
+def _is_t(program: Program, node: Node) -> bool:
+    """``step + 1``: the number of the update in progress."""
+    if node.op != "add":
+        return False
+    a, b = (program.nodes[i] for i in node.args)
+    return isinstance(a.attr, Input) and a.attr.role == "step" and b.op == "const" and b.attr == 1.0
+
+
+def _trivial(program: Program, node: Node) -> bool:
+    """Cheap to read in place: a negation or ``1 − β`` of an input."""
+    return all(program.nodes[a].op in ("input", "const") for a in node.args) and not node.type.is_tensor
+
+
+def _text(program: Program, i: int, names: dict[int, str], top: bool = False, binding: int = 0) -> str:
+    node = program.nodes[i]
+    if i in names and not top:
+        return names[i]
+    if isinstance(node.attr, Input):
+        if node.attr.role == "step":
+            return "(t − 1)" if binding > 4 else "t − 1"
+        return _symbol(node.attr.name or node.attr.role)
+    if node.op == "const":
+        return f"{node.attr:g}"
+    op = OPS[node.op]
+    if op.binding == 9:
+        parts = [_text(program, a, names) for a in node.args]
+    else:
+        # The right operand of − and / needs parentheses at equal binding.
+        parts = [_text(program, a, names, binding=op.binding + (k > 0 and not op.commutes)) for k, a in enumerate(node.args)]
+    text = op.text.format(*parts, attr=node.attr)
+    return f"({text})" if binding > op.binding else text

@@ -1,0 +1,238 @@
+"""Tracing: a rule is a Python function on symbolic values, run once.
+
+    r = Tracer()
+    w, g, lr = r.param, r.grad, r.hyper("lr")
+    program = r.finish(param=w - lr * g)
+
+Python numbers become constants. Python's ``if`` on a `Value` is an error (use `where`): a static
+choice is made on the rule's options, never on a traced value.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Union
+
+from ..errors import RuleError
+from .check import check
+from .ops import OPS
+from .program import Input, Node, Program, Role
+from .types import BOOL, FLOAT64, MASK, TENSOR, Type, join
+
+__all__ = [
+    "Tracer",
+    "Value",
+    "absolute",
+    "cast",
+    "exp",
+    "log",
+    "maximum",
+    "mean",
+    "minimum",
+    "norm",
+    "sign",
+    "sqrt",
+    "total",
+    "where",
+]
+
+Operand = Union["Value", float, int]
+_HERE = __file__
+
+
+def _caller() -> str:
+    """``file:line`` of the innermost frame outside this module: the line of the rule."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == _HERE:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+class Value:
+    """A symbolic value; arithmetic and comparisons record nodes."""
+
+    __slots__ = ("index", "tracer")
+
+    def __init__(self, tracer: Tracer, index: int) -> None:
+        self.tracer, self.index = tracer, index
+
+    @property
+    def type(self) -> Type:
+        return self.tracer.nodes[self.index].type
+
+    def __bool__(self) -> bool:
+        raise RuleError(
+            f"{_caller()}: a traced value has no truth value; expected a static option, found a "
+            f"{self.type.value}; use where(condition, a, b)"
+        )
+
+    def __add__(self, other: Operand) -> Value:
+        return _apply("add", self, other)
+
+    def __radd__(self, other: Operand) -> Value:
+        return _apply("add", other, self)
+
+    def __sub__(self, other: Operand) -> Value:
+        return _apply("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Value:
+        return _apply("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Value:
+        return _apply("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Value:
+        return _apply("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Value:
+        return _apply("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Value:
+        return _apply("div", other, self)
+
+    def __pow__(self, other: Operand) -> Value:
+        return _apply("pow", self, other)
+
+    def __neg__(self) -> Value:
+        return _apply("neg", self)
+
+    def __lt__(self, other: Operand) -> Value:
+        return _apply("lt", self, other)
+
+    def __le__(self, other: Operand) -> Value:
+        return _apply("le", self, other)
+
+    def __gt__(self, other: Operand) -> Value:
+        return _apply("lt", other, self)
+
+    def __ge__(self, other: Operand) -> Value:
+        return _apply("le", other, self)
+
+    def equals(self, other: Operand) -> Value:
+        """``self = other`` as a traced condition (``==`` stays Python identity)."""
+        return _apply("eq", self, other)
+
+
+class Tracer:
+    """Records nodes. One tracer makes one program."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._known: dict[Node, int] = {}
+
+    def _add(self, node: Node) -> Value:
+        index = self._known.get(node)
+        if index is None:
+            index = self._known[node] = len(self.nodes)
+            self.nodes.append(node)
+        return Value(self, index)
+
+    def _input(self, role: Role, name: str, type_: Type) -> Value:
+        return self._add(Node("input", (), type_, Input(role, name), line=_caller()))
+
+    @property
+    def param(self) -> Value:
+        """The parameter before the step (tensor)."""
+        return self._input("param", "", TENSOR)
+
+    @property
+    def grad(self) -> Value:
+        """The raw gradient (tensor)."""
+        return self._input("grad", "", TENSOR)
+
+    @property
+    def step(self) -> Value:
+        """Completed updates (scalar); the update in progress is number ``step + 1``."""
+        return self._input("step", "", FLOAT64)
+
+    def hyper(self, name: str) -> Value:
+        """A hyperparameter (float64 scalar)."""
+        return self._input("hyper", name, FLOAT64)
+
+    def slot(self, name: str) -> Value:
+        """A state tensor before the step."""
+        return self._input("slot", name, TENSOR)
+
+    def const(self, value: float) -> Value:
+        return self._add(Node("const", (), FLOAT64, float(value), line=_caller()))
+
+    def value(self, x: Operand) -> Value:
+        """``x`` as a `Value` of this tracer."""
+        if isinstance(x, Value):
+            if x.tracer is not self:
+                raise RuleError(f"{_caller()}: a value of another rule; expected values of one tracer")
+            return x
+        return self.const(x)
+
+    def let(self, label: str, x: Value) -> Value:
+        """``x``, called ``label`` wherever the program is printed or emitted."""
+        self.nodes[x.index] = replace(self.nodes[x.index], label=label)
+        return x
+
+    def finish(self, **outputs: Operand) -> Program:
+        """The checked program that computes ``param`` and every slot named in ``outputs``."""
+        named = {name: self.value(v).index for name, v in outputs.items()}
+        return check(Program(tuple(self.nodes), named))
+
+
+def _apply(name: str, *operands: Operand, attr: str | None = None) -> Value:
+    op, line = OPS[name], _caller()
+    tracer = next((x.tracer for x in operands if isinstance(x, Value)), None)
+    if tracer is None:
+        raise RuleError(f"{line}: {name} of plain numbers; expected at least one traced value")
+    for x in operands:
+        if not isinstance(x, Value | float | int) or isinstance(x, bool):
+            raise RuleError(f"{line}: {name} of a {type(x).__name__}; expected a traced value or a number")
+    values = [tracer.value(x) for x in operands]
+    # Constants take the precision of what they meet: 1 − β is float32 where β is.
+    types = [v.type for v, x in zip(values, operands, strict=True) if isinstance(x, Value)]
+    if op.result == "truth":
+        out = MASK if any(t.is_tensor for t in types) else BOOL
+    elif op.result == "scalar":
+        out = FLOAT64
+    elif op.result == "cast":
+        out = Type(attr)
+    else:
+        reals = [t for t in types if not t.is_truth]
+        out = TENSOR if any(t.is_tensor for t in types) else join(reals)
+    return tracer._add(Node(name, tuple(v.index for v in values), out, attr, line=line))
+
+
+def _unary(name: str, doc: str) -> Callable[[Operand], Value]:
+    def function(x: Operand) -> Value:
+        return _apply(name, x)
+
+    function.__doc__ = doc
+    return function
+
+
+sqrt = _unary("sqrt", "Square root, elementwise.")
+exp = _unary("exp", "e to the power, elementwise.")
+log = _unary("log", "Natural logarithm, elementwise.")
+absolute = _unary("abs", "Absolute value, elementwise.")
+sign = _unary("sign", "−1, 0 or 1, elementwise.")
+total = _unary("sum", "Sum over a tensor: a float64 scalar.")
+mean = _unary("mean", "Mean over a tensor: a float64 scalar.")
+norm = _unary("norm", "L2 norm of a tensor: a float64 scalar.")
+
+
+def minimum(a: Operand, b: Operand) -> Value:
+    """Smaller of two, elementwise."""
+    return _apply("min", a, b)
+
+
+def maximum(a: Operand, b: Operand) -> Value:
+    """Larger of two, elementwise."""
+    return _apply("max", a, b)
+
+
+def where(condition: Value, a: Operand, b: Operand) -> Value:
+    """``a`` where the condition holds, else ``b``."""
+    return _apply("where", condition, a, b)
+
+
+def cast(x: Value, to: Type) -> Value:
+    """A scalar rounded to ``to`` (float32 or float64)."""
+    return _apply("cast", x, attr=to.value)

@@ -1,0 +1,231 @@
+"""What a rule is made of, and the decorator that makes a family out of a function.
+
+A family is a Python function on symbolic values with static options. Calling `Family.rule` with a
+value for *every* option traces it into a `Rule`: there is no silent default. The catalogue
+(`catalogue.py`) names the usual choices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+from ..errors import HyperparameterError, UnknownNameError
+from ..ir import FLOAT32, Program, Tracer, Value, cast, digest
+
+__all__ = ["Family", "Hyper", "Option", "OptionValue", "Rule", "Slot", "Update", "families", "family", "register"]
+
+OptionValue = bool | str
+
+
+@dataclass(frozen=True)
+class Option:
+    """A static semantic choice: its name and a sentence for each value."""
+
+    name: str
+    choices: Mapping[OptionValue, str]
+
+    def check(self, family: str, value: object) -> OptionValue:
+        # True and 1 are one dictionary key; an option's value must be of the choice's own type.
+        for choice in self.choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
+        expected = ", ".join(json.dumps(c) for c in self.choices)
+        raise HyperparameterError(f"{family}: option {self.name!r} expected one of {expected}, found {value!r}")
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyperparameter: default, closed range, and what it is.
+
+    neutral: the value at which it has no effect on the rule (None where there is no such value).
+    below: whether ``high`` itself is outside the range.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    doc: str
+    neutral: float | None = None
+    below: bool = False
+
+    @property
+    def range(self) -> str:
+        return f"[{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+
+    def check(self, where: str, value: object) -> float:
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        if ok:
+            number = float(value)  # type: ignore[arg-type]
+            if self.low <= number <= self.high and not (self.below and number == self.high):
+                return number
+        raise HyperparameterError(f"{where}: {self.name!r} expected a number in {self.range}, found {value!r}")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A state tensor: shaped and typed like the parameter.
+
+    init: ``zeros``, or the hyperparameter whose value fills it.
+    """
+
+    name: str
+    doc: str
+    init: str = "zeros"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A traced, immutable update rule."""
+
+    family: str
+    options: Mapping[str, OptionValue]
+    program: Program
+    slots: tuple[Slot, ...]
+    hyperparameters: tuple[Hyper, ...]
+    source: str = field(compare=False, default="")
+
+    @cached_property
+    def digest(self) -> str:
+        """Canonical hash with every hyperparameter symbolic."""
+        return digest(self.program)
+
+    def digest_at(self, values: Mapping[str, float]) -> str:
+        """Canonical hash at hyperparameters that are 0 or 1 (others stay symbolic).
+
+        Those are the values at which terms vanish: AdamW at zero decay is Adam.
+        """
+        return digest(self.program, {k: v for k, v in values.items() if v in (0, 1) and k != "lr"})
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.slots)
+
+    def __hash__(self) -> int:
+        return hash((self.family, tuple(sorted((k, str(v)) for k, v in self.options.items()))))
+
+
+class Update:
+    """What a family's function works on: the tracer, and the options' common part.
+
+    ``hyper`` and ``slot`` refuse names that the family did not declare, so the tables beside the
+    maths stay complete.
+    """
+
+    def __init__(self, family: Family, options: Mapping[str, OptionValue]) -> None:
+        self.tracer, self.family, self.options = Tracer(), family, options
+        self.param = self.tracer.param
+        self.step = self.tracer.step
+
+    def hyper(self, name: str) -> Value:
+        """A hyperparameter, in double as the host has it."""
+        if name not in self.family.hyperparameters:
+            raise UnknownNameError(f"{self.family.name}: hyperparameter {name!r} is not declared")
+        return self.tracer.hyper(name)
+
+    def kernel(self, x: Value) -> Value:
+        """A scalar as the framework's kernel receives it: float32 where option ``scalars`` says so."""
+        return cast(x, FLOAT32) if self.options["scalars"] == "float32" else x
+
+    def slot(self, name: str) -> Value:
+        if name not in self.family.slots:
+            raise UnknownNameError(f"{self.family.name}: slot {name!r} is not declared")
+        return self.tracer.slot(name)
+
+    def let(self, label: str, x: Value) -> Value:
+        return self.tracer.let(label, x)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A parametrised update rule. ``function(u, **options)`` returns the new values by name."""
+
+    name: str
+    function: Callable[..., Mapping[str, Value]]
+    options: Mapping[str, Option]
+    hyperparameters: Mapping[str, Hyper]
+    slots: Mapping[str, Slot]
+    source: str
+    doc: str
+
+    def check_options(self, given: Mapping[str, object]) -> dict[str, OptionValue]:
+        """Every option with a checked value, in the declared order."""
+        unknown = sorted(set(given) - set(self.options))
+        missing = [o for o in self.options if o not in given]
+        if unknown or missing:
+            raise HyperparameterError(
+                f"{self.name}: expected a value for each of the options {', '.join(self.options)}; "
+                + (f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}")
+            )
+        return {name: option.check(self.name, given[name]) for name, option in self.options.items()}
+
+    def rule(self, **options: object) -> Rule:
+        """Trace the family at these options; every option must be given.
+
+        Raises:
+            HyperparameterError: an option that is unknown, missing, or not among its choices.
+        """
+        return _trace(self.name, tuple(self.check_options(options).items()))
+
+
+@lru_cache(maxsize=None)
+def _trace(name: str, options: tuple[tuple[str, OptionValue], ...]) -> Rule:
+    fam = families()[name]
+    update = Update(fam, dict(options))
+    program = update.tracer.finish(**fam.function(update, **dict(options)))
+    read = {i.name for i in program.inputs("hyper")}
+    slots = tuple(s for s in fam.slots.values() if s.name in program.outputs)
+    needed = read | {s.init for s in slots if s.init in fam.hyperparameters}
+    hypers = tuple(h for h in fam.hyperparameters.values() if h.name in needed)
+    return Rule(name, dict(options), program, slots, hypers, fam.source)
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def families() -> Mapping[str, Family]:
+    """The registered families by name."""
+    from . import catalogue  # noqa: F401  (imports every family file, which registers itself)
+
+    return _FAMILIES
+
+
+def register(fam: Family) -> None:
+    """Add a family; a second one of the same name is an error."""
+    if fam.name in _FAMILIES:
+        raise UnknownNameError(f"family {fam.name!r} is registered twice; choose another name")
+    _FAMILIES[fam.name] = fam
+
+
+def family(
+    name: str,
+    *,
+    options: tuple[Option, ...],
+    hyperparameters: tuple[Hyper, ...],
+    slots: tuple[Slot, ...],
+    source: str,
+) -> Callable[[Callable[..., Mapping[str, Value]]], Family]:
+    """Register the decorated function as a family, with the options that all families share."""
+    from .common import GRADIENT_HYPERPARAMETERS, GRADIENT_OPTIONS
+
+    def wrap(function: Callable[..., Mapping[str, Value]]) -> Family:
+        def by_name(rows: tuple[Any, ...]) -> dict[str, Any]:
+            return {r.name: r for r in rows}
+
+        fam = Family(
+            name,
+            function,
+            by_name((*options, *GRADIENT_OPTIONS)),
+            by_name((*hyperparameters, *GRADIENT_HYPERPARAMETERS)),
+            by_name(slots),
+            source,
+            function.__doc__ or "",
+        )
+        register(fam)
+        return fam
+
+    return wrap

@@ -1,0 +1,88 @@
+"""The catalogue: the names people use, each a family with every option stated.
+
+Adding a rule: one family file (or none, if a family has it), one row here, one row in the dialect
+of each framework that has it, one row in the parity table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import UnknownNameError
+from . import adagrad, adam, rmsprop, sgd  # noqa: F401  (each registers its family)
+from .base import Family, OptionValue, Rule, families
+
+__all__ = ["CATALOGUE", "PLAIN", "Entry", "lookup"]
+
+# The gradient as it is, scalars in double: what a rule means when nobody says otherwise by name.
+PLAIN: Mapping[str, OptionValue] = {"maximize": False, "rescale": False, "clip": "none", "scalars": "float64"}
+
+_SGD: Mapping[str, OptionValue] = {"nesterov": "none", "dampening": "none", "decay": "l2", **PLAIN}
+_ADAM: Mapping[str, OptionValue] = {
+    "eps": "outside",
+    "bias_correction": "both",
+    "amsgrad": "none",
+    "decay": "l2",
+    "post_decay": False,
+    **PLAIN,
+}
+_RMS: Mapping[str, OptionValue] = {
+    "eps": "outside",
+    "centered": False,
+    "momentum": "none",
+    "decay": "l2",
+    "clip_weights": False,
+    **PLAIN,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name of the catalogue: which family, at which options, with which defaults of its own."""
+
+    name: str
+    family_name: str
+    options: Mapping[str, OptionValue]
+    defaults: Mapping[str, float]
+
+    @property
+    def family(self) -> Family:
+        return families()[self.family_name]
+
+    def rule(self, **options: object) -> Rule:
+        return self.family.rule(**{**self.options, **options})
+
+
+CATALOGUE: Mapping[str, Entry] = {
+    e.name: e
+    for e in (
+        Entry("sgd", "sgd", {"momentum": "none", **_SGD}, {"lr": 1e-2}),
+        Entry("momentum", "sgd", {"momentum": "unfolded", **_SGD}, {"lr": 1e-2}),
+        Entry("nesterov", "sgd", {"momentum": "unfolded", **_SGD, "nesterov": "lookahead"}, {"lr": 1e-2}),
+        Entry("folded_momentum", "sgd", {"momentum": "folded", **_SGD}, {"lr": 1e-2}),
+        Entry("folded_nesterov", "sgd", {"momentum": "folded", **_SGD, "nesterov": "lookahead"}, {"lr": 1e-2}),
+        Entry("adam", "adam", _ADAM, {}),
+        Entry("adamw", "adam", {**_ADAM, "decay": "decoupled"}, {"weight_decay": 1e-2}),
+        Entry("amsgrad", "adam", {**_ADAM, "amsgrad": "raw"}, {}),
+        Entry("adam_hat", "adam", {**_ADAM, "eps": "hat"}, {}),
+        Entry("rmsprop", "rmsprop", _RMS, {"lr": 1e-2}),
+        Entry("rmsprop_momentum", "rmsprop", {**_RMS, "momentum": "unfolded"}, {"lr": 1e-2, "momentum": 0.9}),
+        Entry("rmsprop_centered", "rmsprop", {**_RMS, "centered": True}, {"lr": 1e-2}),
+        Entry("adagrad", "adagrad", {"eps": "outside", "lr_decay": True, "decay": "l2", **PLAIN}, {"lr": 1e-2, "eps": 1e-10}),
+    )
+}
+
+
+def lookup(name: str) -> Entry:
+    """The entry called ``name`` (case does not matter).
+
+    Raises:
+        UnknownNameError: names the nearest entries.
+    """
+    entry = CATALOGUE.get(name.lower())
+    if entry is None:
+        near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.5) or list(CATALOGUE)
+        raise UnknownNameError(f"unknown rule {name!r}; expected a name of the catalogue, nearest: {', '.join(near)}")
+    return entry

@@ -1,0 +1,95 @@
+"""RMSprop.
+
+Tieleman & Hinton 2012, lecture 6.5 of "Neural Networks for Machine Learning"; Graves 2013,
+"Generating Sequences With Recurrent Neural Networks" (arXiv:1308.0850), eq. 38–45 (centered).
+
+    n ← αn + (1−α)ĝ²
+    a ← αa + (1−α)ĝ                   centered: d = n − a², else d = n
+    eps = outside   u = ĝ / (√d + ε)
+    eps = inside    u = ĝ / √(d + ε)
+
+    none       w ← w − ηu
+    unfolded   B ← μB + u             w ← w − ηB
+    folded     B ← μB − ηu            w ← w + B
+"""
+
+from collections.abc import Mapping
+
+from ..ir import Value, sqrt
+from ..transforms import clip_value
+from .base import Hyper, Option, OptionValue, Slot, Update, family
+from .common import BETA, EPS, LR, WEIGHT_DECAY, decay_first, gradient
+
+__all__ = ["rmsprop"]
+
+INF = float("inf")
+
+
+@family(
+    "rmsprop",
+    options=(
+        Option("eps", {"outside": "√d + ε", "inside": "√(d + ε)"}),
+        Option("centered", {False: "d is the mean square", True: "d is the variance: mean square less squared mean"}),
+        Option(
+            "momentum",
+            {
+                "none": "no momentum",
+                "unfolded": "the learning rate multiplies the buffer (PyTorch)",
+                "folded": "the learning rate is inside the buffer (MXNet, Keras, Optax)",
+            },
+        ),
+        Option(
+            "decay",
+            {"none": "no weight decay", "l2": "λw joins the gradient", "decoupled": "w·(1−ηλ) before the update"},
+        ),
+        Option("clip_weights", {False: "the new parameter as it is", True: "clipped to ±`clip_weights` (MXNet)"}),
+    ),
+    hyperparameters=(
+        LR,
+        BETA("alpha", 0.99, "decay rate α of the running averages"),
+        EPS,
+        Hyper("momentum", 0.0, 0.0, INF, "momentum coefficient μ", 0.0),
+        WEIGHT_DECAY,
+        Hyper("clip_weights", INF, 0.0, INF, "bound of the new parameter", INF),
+    ),
+    slots=(
+        Slot("square_avg", "running mean n of the squared gradient"),
+        Slot("grad_avg", "running mean a of the gradient"),
+        Slot("momentum_buffer", "B: normalised gradients, or displacements where the learning rate is folded in"),
+    ),
+    source="torch/optim/rmsprop.py; mxnet src/operator/optimizer_op-inl.h (RMSProp, RMSPropAlex); "
+    "keras/src/optimizers/rmsprop.py",
+)
+def rmsprop(
+    u: Update,
+    *,
+    eps: OptionValue,
+    centered: OptionValue,
+    momentum: OptionValue,
+    decay: OptionValue,
+    clip_weights: OptionValue,
+    **_: OptionValue,
+) -> Mapping[str, Value]:
+    """The gradient over the root of its running mean square."""
+    lr, alpha, epsilon = (u.kernel(u.hyper(h)) for h in ("lr", "alpha", "eps"))
+    g, w = gradient(u, decay), decay_first(u, decay)
+
+    n = alpha * u.slot("square_avg") + (1 - alpha) * (g * g)
+    new = {"square_avg": n}
+    d = n
+    if centered:
+        a = new["grad_avg"] = alpha * u.slot("grad_avg") + (1 - alpha) * g
+        d = n - a * a
+    denominator = sqrt(d) + epsilon if eps == "outside" else sqrt(d + epsilon)
+    direction = g / u.let("denominator", denominator)
+
+    if momentum == "none":
+        w = w - lr * direction
+    else:
+        mu, b = u.kernel(u.hyper("momentum")), u.slot("momentum_buffer")
+        b = mu * b + direction if momentum == "unfolded" else mu * b - lr * direction
+        new["momentum_buffer"] = b
+        w = w - lr * b if momentum == "unfolded" else w + b
+    if clip_weights:
+        w = clip_value(w, u.kernel(u.hyper("clip_weights")))
+    return {"param": w, **new}
