@@ -9,8 +9,17 @@ from typing import Any
 from optexport.errors import CheckpointError
 
 __all__ = [
-    "BASICS", "Constant", "GlobalRef", "Limits", "Ordered", "Record", "brief", "check_key", "check_shape", "record",
-]  # fmt: skip
+    "BASICS",
+    "Constant",
+    "GlobalRef",
+    "Limits",
+    "Ordered",
+    "Record",
+    "brief",
+    "check_key",
+    "check_shape",
+    "record",
+]
 
 _KEY_NODES = 1000
 

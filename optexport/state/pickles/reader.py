@@ -30,6 +30,8 @@ __all__ = ["BASICS", "Constant", "GlobalRef", "Limits", "Ordered", "Record", "lo
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any] | Constant]
 
+_LIMITS = Limits()
+
 # Byte strings from this size on are worth a view instead of a copy.
 _VIEW_BYTES = 1024
 
@@ -45,7 +47,7 @@ def loads(
     file: str,
     constructors: Constructors,
     persistent_load: Callable[[Any], Any] | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = _LIMITS,
     unknown: str = "refuse",
     views: bool = False,
 ) -> Any:
@@ -76,7 +78,7 @@ def load_at(
     file: str,
     constructors: Constructors,
     persistent_load: Callable[[Any], Any] | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = _LIMITS,
     unknown: str = "refuse",
     views: bool = False,
 ) -> tuple[Any, int]:
@@ -199,11 +201,11 @@ class _Machine:
         if len(flat) % 2:
             self.fail("a dictionary entry has a key and no value")
         if isinstance(target, Record):
-            target.items.extend(zip(flat[::2], flat[1::2]))
+            target.items.extend(zip(flat[::2], flat[1::2], strict=True))
             return
         if not isinstance(target, dict):
             self.fail(f"dictionary entries are put into {brief(target)}")
-        for key, value in zip(flat[::2], flat[1::2]):
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
             target[self.key(key)] = value
 
     def put_elements(self, target: Any, items: list[Any]) -> None:
@@ -261,7 +263,7 @@ class _Machine:
         self.stack.append(self.guard(f"{target} cannot be built", build, *args))
 
     def guard(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call one of our own functions on values from the file: whatever they provoke is the file's fault."""
+        """Call one of our own functions on values from the file; what it raises is the file's fault."""
         try:
             return function(*args)
         except OptexportError:

@@ -1,0 +1,116 @@
+"""Files as a whole: mapped for reading, written so that they appear complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from optexport.errors import CheckpointError
+
+__all__ = ["map_file", "whole_or_nothing", "whole_or_nothing_directory"]
+
+
+def map_file(path: str | os.PathLike[str]) -> memoryview:
+    """The bytes of a regular file, mapped read-only; an empty file gives an empty view.
+
+    The mapping lives as long as any view on it, so arrays made from it need no copy and no open file.
+    Raises CheckpointError if ``path`` is missing, not a regular file, or cannot be read.
+    """
+    try:
+        # Looked at before opening: opening a pipe would wait for somebody to write to it.
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise CheckpointError(f"{os.fspath(path)}: is a directory; expected a file")
+        if not stat.S_ISREG(mode):
+            raise CheckpointError(f"{os.fspath(path)}: is not a regular file; expected a file")
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise CheckpointError(f"{os.fspath(path)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: cannot be read: {_reason(error)}") from None
+
+
+@contextlib.contextmanager
+def whole_or_nothing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file to write to, which becomes ``path`` when the block ends without an exception.
+
+    It is a temporary file in the same folder, flushed to the disk before it replaces ``path``; on
+    any exception, KeyboardInterrupt included, it is removed and ``path`` stays as it was.
+    Raises CheckpointError if the folder is missing or the disk refuses.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise CheckpointError(f"{target}: is a directory; expected a file name to write to")
+    part = _part_of(target)
+    try:
+        # Opened like any new file, so that the user's umask decides who may read the result.
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{target}: cannot be written: {_reason(error)}") from error
+        raise
+
+
+@contextlib.contextmanager
+def whole_or_nothing_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty directory to fill, which becomes ``path`` when the block ends without an exception.
+
+    On any exception it is removed with all that is in it. Raises CheckpointError if ``path`` exists
+    and is not an empty directory, or if the disk refuses.
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CheckpointError(f"{target}: already exists and is not an empty directory; choose another path")
+    part = _part_of(target)
+    try:
+        part.mkdir()
+        yield part
+        for folder, _, names in os.walk(part):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    os.fsync(file.fileno())
+            _sync_folder(Path(folder))
+        if target.exists():
+            target.rmdir()  # not every system renames onto an existing directory
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{target}: cannot be written: {_reason(error)}") from error
+        raise
+
+
+def _part_of(target: Path) -> Path:
+    return target.parent / f".{target.name[:100]}.{secrets.token_hex(6)}.part"
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is durable once its folder is; systems that cannot open folders do without.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
