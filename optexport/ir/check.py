@@ -12,7 +12,7 @@ from .ops import OPS
 from .program import Input, Node, Program
 from .types import BOOL, FLOAT32, FLOAT64, TENSOR
 
-__all__ = ["check"]
+__all__ = ["check", "check_nodes"]
 
 
 def check(program: Program) -> Program:
@@ -22,8 +22,7 @@ def check(program: Program) -> Program:
         RuleError: an unknown operator, a wrong number or type of operands, a use before definition,
             a constant that is not finite, or an output that is not a tensor.
     """
-    for index, node in enumerate(program.nodes):
-        _check_node(program, index, node)
+    check_nodes(program)
     if "param" not in program.outputs:
         raise RuleError("rule: expected an output 'param', found " + (", ".join(program.outputs) or "none"))
     for name, index in program.outputs.items():
@@ -36,6 +35,13 @@ def check(program: Program) -> Program:
     for slot in program.inputs("slot"):
         if slot.name not in written:
             raise RuleError(f"rule: slot {slot.name!r} is read but has no new value; pass {slot.name}= to finish()")
+    return program
+
+
+def check_nodes(program: Program) -> Program:
+    """The part of `check` that looks at nodes alone, for programs with other outputs than a rule's."""
+    for index, node in enumerate(program.nodes):
+        _check_node(program, index, node)
     return program
 
 

@@ -41,8 +41,9 @@ SYMBOLS: dict[str, str] = {
     "v_hat": "v̂",
     "g_eff": "ĝ",
     "w_decayed": "w̃",
+    "step_size": "η_t",
+    "denominator": "d",
 }
-_PREFIX = {"neg": 6}
 
 
 def equations(program: Program) -> list[str]:
@@ -103,6 +104,8 @@ def _text(program: Program, i: int, names: dict[int, str], top: bool = False, bi
     if node.op == "const":
         return f"{node.attr:g}"
     op = OPS[node.op]
+    if node.op == "mul" and node.args[0] == node.args[1]:
+        return _text(program, node.args[0], names, binding=9) + "²"
     if op.binding == 9:
         parts = [_text(program, a, names) for a in node.args]
     else:

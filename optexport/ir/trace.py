@@ -11,12 +11,12 @@ choice is made on the rule's options, never on a traced value.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Union
 
 from ..errors import RuleError
-from .check import check
+from .check import check, check_nodes
 from .ops import OPS
 from .program import Input, Node, Program, Role
 from .types import BOOL, FLOAT64, MASK, TENSOR, Type, join
@@ -173,8 +173,12 @@ class Tracer:
 
     def finish(self, **outputs: Operand) -> Program:
         """The checked program that computes ``param`` and every slot named in ``outputs``."""
+        return check(self.program(outputs))
+
+    def program(self, outputs: Mapping[str, Operand]) -> Program:
+        """The program of any outputs, scalars included (translations); nodes are checked."""
         named = {name: self.value(v).index for name, v in outputs.items()}
-        return check(Program(tuple(self.nodes), named))
+        return check_nodes(Program(tuple(self.nodes), named))
 
 
 def _apply(name: str, *operands: Operand, attr: str | None = None) -> Value:

@@ -38,21 +38,25 @@ _REDUCE: dict[str, Callable[..., Any]] = {
 }
 
 
-def run(program: Program, inputs: Mapping[str, Any], dtype: Any = np.float64) -> dict[str, np.ndarray]:
+def run(program: Program, inputs: Mapping[str, Any], dtype: Any = np.float64) -> dict[str, Any]:
     """Execute ``program`` once.
 
     inputs: by key (``param``, ``grad``, ``step``, ``hyper:lr``, ``slot:exp_avg``); tensors of one
         shape, scalars as numbers.
     dtype: of every tensor operation. Scalars are float64 (float32 where the rule says so) and are
         rounded to ``dtype`` where they meet a tensor.
-    Returns the new values by output name, arrays of ``dtype``.
+    Returns the new values by output name: arrays of ``dtype``, or floats where a program (a
+    translation's) has scalar outputs.
     """
     dtype = np.dtype(dtype)
     values: list[Any] = []
     with np.errstate(all="ignore"):
         for node in program.nodes:
             values.append(_value(program, node, values, inputs, dtype))
-    return {name: np.asarray(values[i], dtype) for name, i in program.outputs.items()}
+    return {
+        name: np.asarray(values[i], dtype) if program.nodes[i].type.is_tensor else float(values[i])
+        for name, i in program.outputs.items()
+    }
 
 
 def _value(program: Program, node: Node, values: list[Any], inputs: Mapping[str, Any], dtype: np.dtype) -> Any:

@@ -23,7 +23,14 @@ INF = float("inf")
     "adagrad",
     options=(
         Option("eps", {"outside": "√s + ε", "inside": "√(s + ε)"}),
-        Option("lr_decay", {False: "η as it is", True: "η / (1 + (t−1)·`lr_decay`)"}),
+        Option(
+            "lr_decay",
+            {
+                "none": "η as it is",
+                "from_zero": "η / (1 + (t−1)·`lr_decay`): the first update has all of η",
+                "from_one": "η / (1 + t·`lr_decay`) (ONNX with T = 1 first)",
+            },
+        ),
         Option(
             "decay",
             {"none": "no weight decay", "l2": "λw joins the gradient", "decoupled": "w·(1−ηλ) before the update"},
@@ -47,5 +54,8 @@ def adagrad(
     g, w = gradient(u, decay), decay_first(u, decay)
     s = u.slot("sum") + g * g
     denominator = sqrt(s) + epsilon if eps == "outside" else sqrt(s + epsilon)
-    rate = lr / (1 + u.step * u.hyper("lr_decay")) if lr_decay else lr
+    rate = lr
+    if lr_decay != "none":
+        count = u.step if lr_decay == "from_zero" else u.step + 1
+        rate = lr / (1 + count * u.hyper("lr_decay"))
     return {"param": w - rate * (g / u.let("denominator", denominator)), "sum": s}

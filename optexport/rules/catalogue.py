@@ -70,7 +70,7 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("rmsprop", "rmsprop", _RMS, {"lr": 1e-2}),
         Entry("rmsprop_momentum", "rmsprop", {**_RMS, "momentum": "unfolded"}, {"lr": 1e-2, "momentum": 0.9}),
         Entry("rmsprop_centered", "rmsprop", {**_RMS, "centered": True}, {"lr": 1e-2}),
-        Entry("adagrad", "adagrad", {"eps": "outside", "lr_decay": True, "decay": "l2", **PLAIN}, {"lr": 1e-2, "eps": 1e-10}),
+        Entry("adagrad", "adagrad", {"eps": "outside", "lr_decay": "from_zero", "decay": "l2", **PLAIN}, {"lr": 1e-2, "eps": 1e-10}),
     )
 }
 

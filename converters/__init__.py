@@ -1,0 +1,1 @@
+"""Converters: one folder a framework, the same files in each."""

@@ -1,0 +1,75 @@
+"""optexport: optimizers, and half-finished runs, moved between frameworks without a silent change.
+
+The public names below are all there is; everything is imported on first use, and no framework is
+imported unless you run one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# A checkout keeps `converters/` and `schemas/` beside this folder; a wheel has them inside it. When
+# Python finds the checkout's `optexport/` first (current directory), look beside it as well.
+_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if not os.path.isdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "converters")) and os.path.isfile(
+    os.path.join(_root, "converters", "__init__.py")
+):
+    __path__.append(_root)
+
+_HOME = {
+    "CheckpointError": "errors",
+    "Group": "specs",
+    "HyperparameterError": "errors",
+    "NamingError": "errors",
+    "OptexportError": "errors",
+    "Report": "translation",
+    "RuleError": "errors",
+    "Spec": "specs",
+    "TrainingState": "state",
+    "UnknownNameError": "errors",
+    "VerdictError": "errors",
+    "emit": "emitters",
+    "init": "reference",
+    "load": "state",
+    "lower": "translation",
+    "native": "specs",
+    "save": "state",
+    "spec": "specs",
+    "step": "reference",
+    "translate": "translation",
+}
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from .emitters import emit
+    from .errors import (
+        CheckpointError,
+        HyperparameterError,
+        NamingError,
+        OptexportError,
+        RuleError,
+        UnknownNameError,
+        VerdictError,
+    )
+    from .reference import init, step
+    from .specs import Group, Spec, native, spec
+    from .state import TrainingState, load, save
+    from .translation import Report, lower, translate
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'optexport' has no attribute {name!r}; expected one of {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"optexport.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The demonstration: a real half-finished run, continued elsewhere."""

@@ -1,0 +1,219 @@
+"""Dialects: which rule each framework's native optimizer really is.
+
+A framework's folder lists its optimizers as `Native` records in ``dialect.py``; this file defines
+the record and finds frameworks. Records are data and small functions; none imports a framework.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from .errors import HyperparameterError, UnknownNameError
+from .rules import Rule, families
+from .rules.base import OptionValue
+from .specs import Group
+
+__all__ = ["Link", "Native", "converter", "find", "frameworks", "natives"]
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Link:
+    """How one hyperparameter of a rule stands among a framework's arguments.
+
+    argument: its name, ``"betas[0]"`` for an item of a tuple.
+    to_rule, to_native: where the numbers differ (ONNX's β is 1 − τ).
+    """
+
+    argument: str
+    to_rule: Callable[[float], float] = float
+    to_native: Callable[[float], float] = float
+
+    @property
+    def path(self) -> tuple[str, int | None]:
+        name, _, index = self.argument.partition("[")
+        return name, int(index[:-1]) if index else None
+
+    def read(self, arguments: Arguments) -> Any:
+        name, index = self.path
+        value = arguments[name]
+        return value if index is None else value[index]
+
+    def write(self, arguments: dict[str, Any], value: float) -> None:
+        name, index = self.path
+        if index is None:
+            arguments[name] = self.to_native(value)
+        else:
+            items = list(arguments[name])
+            items[index] = self.to_native(value)
+            arguments[name] = tuple(items)
+
+
+def _one_group(arguments: Arguments, params: tuple[str, ...] | None) -> Sequence[tuple[dict[str, Any], Any, float]]:
+    return [(dict(arguments), params, 1.0)]
+
+
+@dataclass(frozen=True)
+class Native:
+    """One native optimizer.
+
+    name: the framework's own. family: the rule family it belongs to.
+    arguments: its arguments with the framework's defaults.
+    options: arguments -> the family's options (every one of them).
+    links: rule hyperparameter -> argument. One that the rule has and this lacks is at its neutral
+        value.
+    slots: the framework's slot names and the rule's, in the framework's order.
+    variants: argument settings that choose a rule, tried when a rule is to be expressed by this
+        optimizer. Hyperparameters overwrite placeholders in them.
+    aliases: other spellings of arguments that are accepted.
+    inert: arguments that do not change the numbers.
+    split: arguments, params -> groups as (arguments, params, lr_mult), where names decide values.
+    runs: False where the framework has it but it cannot work; ``note`` says why.
+    """
+
+    framework: str
+    name: str
+    family: str
+    arguments: Arguments
+    options: Callable[[Arguments], Mapping[str, OptionValue]]
+    links: Mapping[str, Link]
+    slots: Sequence[tuple[str, str]] = ()
+    variants: Sequence[Arguments] = ({},)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    inert: frozenset[str] = frozenset()
+    split: Callable[[Arguments, tuple[str, ...] | None], Sequence[tuple[dict[str, Any], Any, float]]] = _one_group
+    validate: Callable[[Arguments], None] = lambda _: None
+    note: str = ""
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.framework}:{self.name}"
+
+    def complete(self, given: Arguments) -> dict[str, Any]:
+        """Every argument: the given ones under their own names, defaults for the rest."""
+        known = set(self.arguments) | self.inert
+        out = dict(self.arguments)
+        for key, value in given.items():
+            name = self.aliases.get(key, key)
+            if name not in known:
+                near = difflib.get_close_matches(key, [*known, *self.aliases], n=2)
+                raise UnknownNameError(
+                    f"{self.qualified}: unknown argument {key!r}; expected one of "
+                    f"{', '.join(self.arguments)}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+                )
+            out[name] = value
+        self.validate(out)
+        return out
+
+    def rule(self, arguments: Arguments) -> Rule:
+        """The rule that this optimizer is at these (complete) arguments."""
+        return families()[self.family].rule(**self.options(arguments))
+
+    def hyperparameters(self, arguments: Arguments, rule: Rule) -> dict[str, float]:
+        """The rule's hyperparameters out of (complete) arguments, range-checked."""
+        values = {}
+        for h in rule.hyperparameters:
+            link = self.links.get(h.name)
+            if link is None:
+                values[h.name] = h.default if h.neutral is None else h.neutral
+                continue
+            where = f"{self.qualified}: argument {link.argument!r} as"
+            try:
+                raw = link.to_rule(link.read(arguments))
+            except (TypeError, ValueError, IndexError, KeyError):
+                raise HyperparameterError(
+                    f"{where} {h.name!r} expected a number in {h.range}, found {arguments.get(link.path[0])!r}"
+                ) from None
+            values[h.name] = h.check(where, raw)
+        return values
+
+    def groups(self, given: Arguments, params: tuple[str, ...] | None) -> list[Group]:
+        """Parameter groups for these arguments (several where names decide values)."""
+        out = []
+        for arguments, names, lr_mult in self.split(self.complete(given), params):
+            rule = self.rule(arguments)
+            values = self.hyperparameters(arguments, rule)
+            out.append(Group(rule, values, names, lr_mult, self.qualified, arguments))
+        return out
+
+    def express(self, variant: Arguments, values: Mapping[str, float], base: Arguments | None = None) -> dict[str, Any]:
+        """Arguments at which this optimizer has the rule of ``variant`` with these values.
+
+        base: arguments to start from (a group's own, for a round trip); the defaults otherwise.
+        """
+        arguments = {**self.arguments, **(base or {}), **variant}
+        rule = self.rule(arguments)
+        for h in rule.hyperparameters:
+            if h.name in self.links and h.name in values:
+                self.links[h.name].write(arguments, values[h.name])
+        return arguments
+
+    def role(self, slot: str) -> str | None:
+        """The rule's slot behind the framework's name."""
+        return dict(self.slots).get(slot)
+
+
+@lru_cache(maxsize=1)
+def frameworks() -> Mapping[str, str]:
+    """Framework name -> package of its converter: those that ship, and those that others register
+    through the entry-point group ``optexport.converters``."""
+    import optexport.converters as shipped
+
+    found = {m.name: f"{shipped.__name__}.{m.name}" for m in pkgutil.iter_modules(shipped.__path__) if m.ispkg}
+    for point in entry_points(group="optexport.converters"):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise UnknownNameError(
+                f"converter {point.name!r} is registered twice: {found[point.name]} and {point.value}"
+            )
+    return found
+
+
+def converter(framework: str, module: str) -> ModuleType:
+    """``dialect``, ``checkpoint``, ``emit`` or ``run`` of a framework's converter."""
+    package = frameworks().get(framework)
+    if package is None:
+        raise UnknownNameError(f"unknown framework {framework!r}; expected one of {', '.join(sorted(natives()))}")
+    return importlib.import_module(f"{package}.{module}")
+
+
+@lru_cache(maxsize=1)
+def natives() -> Mapping[str, Mapping[str, Native]]:
+    """framework -> lower-case optimizer name -> record. One converter may serve several names
+    (``onnx`` and ``onnxruntime``), so the key is the record's own framework."""
+    table: dict[str, dict[str, Native]] = {}
+    for name in sorted(frameworks()):
+        for entry in converter(name, "dialect").OPTIMIZERS:
+            rows = table.setdefault(entry.framework, {})
+            if entry.name.lower() in rows:
+                raise UnknownNameError(f"{entry.qualified} is registered twice")
+            rows[entry.name.lower()] = entry
+    return table
+
+
+def find(optimizer: str) -> Native:
+    """The record of ``framework:optimizer``; case does not matter.
+
+    Raises:
+        UnknownNameError: names the nearest.
+    """
+    framework, colon, name = optimizer.partition(":")
+    if not colon:
+        raise UnknownNameError(f"{optimizer!r}: expected FRAMEWORK:OPTIMIZER, as in torch:AdamW")
+    table = natives().get(framework.lower())
+    if table is None:
+        raise UnknownNameError(f"unknown framework {framework!r}; expected one of {', '.join(natives())}")
+    entry = table.get(name.lower())
+    if entry is None:
+        near = difflib.get_close_matches(name.lower(), table, n=3, cutoff=0.4) or list(table)
+        names = ", ".join(table[n].name for n in near)
+        raise UnknownNameError(f"unknown optimizer {name!r} of {framework}; expected a native one, nearest: {names}")
+    return entry

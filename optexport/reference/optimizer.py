@@ -1,0 +1,88 @@
+"""Stepping a training state with the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError, HyperparameterError
+from ..specs import Spec
+from ..state.training import MASTER, TrainingState, initial
+from .interpreter import run
+
+__all__ = ["init", "step"]
+
+
+def init(spec: Spec, params: Mapping[str, Any], dtype: Any = None) -> TrainingState:
+    """A training state at step 0.
+
+    params: name -> array of any shape. dtype: of everything that follows; float64 when None, even
+        for float32 arrays.
+
+    Raises:
+        UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
+    """
+    kind = np.dtype(np.float64 if dtype is None else dtype)
+    values = {name: np.array(value, kind) for name, value in params.items()}
+    spec = spec.settle(values)
+    slots = {}
+    for name, value in values.items():
+        group = spec.group(name)
+        slots[name] = {
+            s.name: np.full(value.shape, initial(s.init, group.hyperparameters), kind) for s in group.rule.slots
+        }
+    native = {g.native for g in spec.groups}
+    return TrainingState(
+        spec, values, slots, dict.fromkeys(values, 0), dtype=kind.name, dialect=native.pop() if len(native) == 1 else ""
+    )
+
+
+def step(
+    state: TrainingState,
+    grads: Mapping[str, Any],
+    lr: float | Sequence[float] | None = None,
+    dtype: Any = None,
+) -> TrainingState:
+    """One update of every parameter that has a gradient.
+
+    grads: name -> array of the parameter's shape; a parameter without one is left alone, its step
+        count too, as the frameworks do.
+    lr: learning rate of this step, one value or one a group; the spec's own when None. It is not
+        kept.
+    dtype: of the arithmetic and the result; the state's own when None (float64 unless ``init`` was
+        told otherwise).
+
+    Raises:
+        CheckpointError: a parameter has no value. HyperparameterError: a gradient of another shape.
+    """
+    kind = np.dtype(state.dtype if dtype is None else dtype)
+    params, slots, steps = dict(state.params), dict(state.slots), dict(state.steps)
+    unknown = [n for n in grads if n not in state.names]
+    if unknown:
+        raise HyperparameterError(f"gradient for {unknown[0]!r}: expected a parameter among {', '.join(state.names)}")
+    for index, group in enumerate(state.spec.groups):
+        values = group.values(state.spec.lr_of(index, lr))
+        for name in group.params or ():
+            if name not in grads:
+                continue
+            if name not in params:
+                raise CheckpointError(f"parameter {name!r}: expected a value, found none; pass the weights (model=)")
+            have = state.full_slots(name)
+            master = have.pop(MASTER, None)
+            weight = params[name] if master is None else master
+            grad = np.asarray(grads[name])
+            if grad.shape != weight.shape:
+                raise HyperparameterError(
+                    f"gradient for {name!r}: expected shape {weight.shape}, found {grad.shape}"
+                )
+            inputs = {"param": weight, "grad": grad, "step": steps[name]}
+            inputs |= {f"hyper:{k}": v for k, v in values.items()}
+            inputs |= {f"slot:{k}": v for k, v in have.items()}
+            new = run(group.rule.program, inputs, kind)
+            params[name] = new.pop("param")
+            slots[name] = {**new, MASTER: params[name]} if master is not None else new
+            steps[name] += 1
+    return replace(state, params=params, slots=slots, steps=steps, dtype=kind.name)

@@ -1,0 +1,177 @@
+"""A spec: all of an optimizer but its tensors.
+
+`spec` builds one from the catalogue, `native` from a framework's own optimizer and arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import HyperparameterError, UnknownNameError
+from .rules import Rule, lookup
+
+__all__ = ["Group", "Spec", "native", "spec"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a rule and its values.
+
+    hyperparameters: a value for each that the rule has; ``lr`` is the learning rate of the next step.
+    params: names; None means every parameter that no other group has (settled by ``init``).
+    lr_mult: the group's learning rate is ``lr · lr_mult``.
+    native: ``framework:optimizer`` the group came from, empty for a rule of the catalogue.
+    arguments: the framework's own arguments, kept so that a round trip gives them back.
+    """
+
+    rule: Rule
+    hyperparameters: Mapping[str, float]
+    params: tuple[str, ...] | None = None
+    lr_mult: float = 1.0
+    native: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def values(self, lr: float | None = None) -> dict[str, float]:
+        """The hyperparameters of one step, the learning rate multiplied out."""
+        values = dict(self.hyperparameters)
+        values["lr"] = (values["lr"] if lr is None else float(lr)) * self.lr_mult
+        return values
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Parameter groups in order."""
+
+    groups: tuple[Group, ...]
+
+    def group(self, param: str) -> Group:
+        """The group that has ``param``."""
+        rest = None
+        for g in self.groups:
+            if g.params is None:
+                rest = g
+            elif param in g.params:
+                return g
+        if rest is None:
+            raise UnknownNameError(f"spec: parameter {param!r} is in no group; add it to one")
+        return rest
+
+    def settle(self, names: Iterable[str]) -> Spec:
+        """With the open group, if there is one, holding every name that no other group has.
+
+        Raises:
+            UnknownNameError: a group lists a parameter that is not among ``names``, or none has one.
+        """
+        names = list(names)
+        listed = [p for g in self.groups for p in g.params or ()]
+        unknown = [p for p in listed if p not in names]
+        if unknown:
+            raise UnknownNameError(
+                f"spec: group lists {', '.join(map(repr, unknown))}; expected names among {', '.join(names)}"
+            )
+        rest = tuple(n for n in names if n not in listed)
+        groups = tuple(replace(g, params=rest) if g.params is None else g for g in self.groups)
+        held = {p for g in groups for p in g.params or ()}
+        for name in names:
+            if name not in held:
+                raise UnknownNameError(f"spec: parameter {name!r} is in no group; add it to one")
+        return Spec(tuple(g for g in groups if g.params))
+
+    def renamed(self, names: Mapping[str, str]) -> Spec:
+        """With parameters called ``names[old]``."""
+        return Spec(
+            tuple(
+                replace(g, params=None if g.params is None else tuple(names.get(p, p) for p in g.params))
+                for g in self.groups
+            )
+        )
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """The learning rate of each group before its multiplier."""
+        return tuple(g.hyperparameters["lr"] for g in self.groups)
+
+    @property
+    def one_lr(self) -> bool:
+        """Whether one learning rate drives all groups."""
+        return len(set(self.lrs)) <= 1
+
+    def lr_of(self, group: int, lr: float | Sequence[float] | None) -> float | None:
+        """The override for one group out of what a caller of ``step`` gave."""
+        if lr is None or isinstance(lr, int | float):
+            return lr
+        values = list(lr)
+        if len(values) != len(self.groups):
+            raise HyperparameterError(
+                f"lr: expected one value or {len(self.groups)} (one a group), found {len(values)}"
+            )
+        return values[group]
+
+
+def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...] | None) -> Group:
+    entry = lookup(name)
+    fam = entry.family
+    options = {k: v for k, v in arguments.items() if k in fam.options and not _is_hyper(fam.hyperparameters, k, v)}
+    rule = entry.rule(**options)
+    given = {k: v for k, v in arguments.items() if k not in options}
+    known = {h.name: h for h in rule.hyperparameters}
+    for key in given:
+        if key not in known:
+            raise HyperparameterError(
+                f"{name}: unknown argument {key!r}; expected an option among {', '.join(fam.options)} "
+                f"or a hyperparameter among {', '.join(known)}"
+            )
+    values = {
+        h: known[h].check(name, given.get(h, entry.defaults.get(h, known[h].default))) for h in known
+    }
+    return Group(rule, values, params)
+
+
+def _is_hyper(hypers: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Some words (momentum, eps) name both an option and a hyperparameter; the value tells which."""
+    return key in hypers and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def spec(rule: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **arguments: Any) -> Spec:
+    """A spec by a rule of the catalogue.
+
+    arguments: hyperparameters and options of the rule's family by name; where a word names both
+        (``momentum``, ``eps``), a number is the hyperparameter and a word the option.
+    groups: parameter groups, each ``{"params": [names], **overrides}``; parameters in none of them
+        take ``arguments``.
+
+    Raises:
+        UnknownNameError: no such rule. HyperparameterError: an unknown or out-of-range argument.
+
+    >>> spec("adamw", lr=1e-3, weight_decay=0.01).groups[0].hyperparameters["weight_decay"]
+    0.01
+    """
+    made = [
+        _rule_group(rule, {**arguments, **{k: v for k, v in g.items() if k != "params"}}, tuple(g["params"]))
+        for g in groups or ()
+    ]
+    return Spec((*made, _rule_group(rule, arguments, None)))
+
+
+def native(optimizer: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **arguments: Any) -> Spec:
+    """A spec by a framework's own optimizer, ``"torch:AdamW"``, with its own arguments and defaults.
+
+    groups: as in `spec`, overrides being the framework's own arguments.
+
+    Raises:
+        UnknownNameError: no such framework or optimizer, or an argument it does not have.
+        HyperparameterError: an argument outside its range.
+
+    >>> native("torch:AdamW", lr=1e-3, betas=(0.9, 0.99)).groups[0].hyperparameters["beta2"]
+    0.99
+    """
+    from .dialects import find
+
+    entry = find(optimizer)
+    made: list[Group] = []
+    for g in groups or ():
+        overrides = {k: v for k, v in g.items() if k != "params"}
+        made.extend(entry.groups({**arguments, **overrides}, tuple(g["params"])))
+    return Spec((*made, *entry.groups(arguments, None)))

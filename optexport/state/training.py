@@ -1,0 +1,106 @@
+"""TrainingState: what a checkpoint holds, framework-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..specs import Spec
+
+__all__ = ["MASTER", "TrainingState"]
+
+# A float32 copy of a half-precision parameter that the optimizer really updates. No rule has it:
+# it stands beside the rule's slots, under this name, in every framework that keeps one.
+MASTER = "master"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A spec with its tensors. Arrays may be read-only views of a mapped file.
+
+    params: name -> value; a file that carries no weights leaves it empty.
+    slots: name -> rule's slot name -> tensor. A parameter that was never updated may have none:
+        its slots are then at their initial values.
+    steps: name -> completed updates.
+    shapes: name -> shape, None where no tensor of the file tells it.
+    dtype: of the referee's arithmetic when this state is stepped.
+    dialect: ``framework:optimizer`` it came from, or empty.
+    provenance: what was done to it, oldest first.
+    warnings: what a person should know, one sentence each.
+    """
+
+    spec: Spec
+    params: Mapping[str, np.ndarray]
+    slots: Mapping[str, Mapping[str, np.ndarray]]
+    steps: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    dtype: str = "float64"
+    dialect: str = ""
+    provenance: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameter names, group by group."""
+        return tuple(p for g in self.spec.groups for p in g.params or ())
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        if name in self.params:
+            return tuple(self.params[name].shape)
+        for array in self.slots.get(name, {}).values():
+            return tuple(array.shape)
+        return self.shapes.get(name)
+
+    def state_dtype(self, name: str) -> np.dtype:
+        """dtype of a parameter's state: that of its slots, else of its value, else float32."""
+        for slot, array in self.slots.get(name, {}).items():
+            if slot != MASTER:
+                return array.dtype
+        return self.params[name].dtype if name in self.params else np.dtype(np.float32)
+
+    def full_slots(self, name: str) -> dict[str, np.ndarray]:
+        """Every slot of the rule, absent ones at their initial values.
+
+        Raises:
+            CheckpointError: a slot is absent and nothing tells the parameter's shape.
+        """
+        group = self.spec.group(name)
+        have, out = self.slots.get(name, {}), {}
+        for slot in group.rule.slots:
+            if slot.name in have:
+                out[slot.name] = have[slot.name]
+                continue
+            shape = self.shape(name)
+            if shape is None:
+                raise CheckpointError(
+                    f"parameter {name!r}, slot {slot.name!r}: expected a tensor, found none, and no tensor "
+                    "tells the parameter's shape; pass the weights (--model) so that it can start fresh"
+                )
+            out[slot.name] = np.full(shape, initial(slot.init, group.hyperparameters), self.state_dtype(name))
+        if MASTER in have:
+            out[MASTER] = have[MASTER]
+        return out
+
+    def renamed(self, names: Mapping[str, str]) -> TrainingState:
+        """With parameters called ``names[old]``."""
+
+        def rename(mapping: Mapping[str, Any]) -> dict[str, Any]:
+            return {names.get(k, k): v for k, v in mapping.items()}
+
+        return replace(
+            self,
+            spec=self.spec.renamed(names),
+            params=rename(self.params),
+            slots=rename(self.slots),
+            steps=rename(self.steps),
+            shapes=rename(self.shapes),
+        )
+
+
+def initial(init: str, hyperparameters: Mapping[str, float]) -> float:
+    """The number a slot starts at."""
+    return 0.0 if init == "zeros" else float(hyperparameters[init])

@@ -1,0 +1,1 @@
+"""The wire format: `.proto` source and its compiled descriptors."""
