@@ -32,11 +32,13 @@ class Link:
 
     argument: its name, ``"betas[0]"`` for an item of a tuple.
     to_rule, to_native: where the numbers differ (ONNX's β is 1 − τ).
+    times: another argument that multiplies this one in the framework's update.
     """
 
     argument: str
     to_rule: Callable[[float], float] = float
     to_native: Callable[[float], float] = float
+    times: str = ""
 
     @property
     def path(self) -> tuple[str, int | None]:
@@ -45,16 +47,17 @@ class Link:
 
     def read(self, arguments: Arguments) -> Any:
         name, index = self.path
-        value = arguments[name]
-        return value if index is None else value[index]
+        value = self.to_rule(arguments[name] if index is None else arguments[name][index])
+        return value * arguments[self.times] if self.times else value
 
     def write(self, arguments: dict[str, Any], value: float) -> None:
         name, index = self.path
+        value = self.to_native(value / arguments[self.times] if self.times else value)
         if index is None:
-            arguments[name] = self.to_native(value)
+            arguments[name] = value
         else:
             items = list(arguments[name])
-            items[index] = self.to_native(value)
+            items[index] = value
             arguments[name] = tuple(items)
 
 
@@ -77,7 +80,9 @@ class Native:
     aliases: other spellings of arguments that are accepted.
     inert: arguments that do not change the numbers.
     split: arguments, params -> groups as (arguments, params, lr_mult), where names decide values.
-    runs: False where the framework has it but it cannot work; ``note`` says why.
+    validate: raises on combinations that the framework itself refuses.
+    counts_from: argument with the number of updates that a fresh optimizer counts as done.
+    note: what a person should know about this optimizer.
     """
 
     framework: str
@@ -92,6 +97,7 @@ class Native:
     inert: frozenset[str] = frozenset()
     split: Callable[[Arguments, tuple[str, ...] | None], Sequence[tuple[dict[str, Any], Any, float]]] = _one_group
     validate: Callable[[Arguments], None] = lambda _: None
+    counts_from: str = ""
     note: str = ""
 
     @property
@@ -128,7 +134,7 @@ class Native:
                 continue
             where = f"{self.qualified}: argument {link.argument!r} as"
             try:
-                raw = link.to_rule(link.read(arguments))
+                raw = link.read(arguments)
             except (TypeError, ValueError, IndexError, KeyError):
                 raise HyperparameterError(
                     f"{where} {h.name!r} expected a number in {h.range}, found {arguments.get(link.path[0])!r}"
@@ -142,7 +148,8 @@ class Native:
         for arguments, names, lr_mult in self.split(self.complete(given), params):
             rule = self.rule(arguments)
             values = self.hyperparameters(arguments, rule)
-            out.append(Group(rule, values, names, lr_mult, self.qualified, arguments))
+            first = int(arguments[self.counts_from]) if self.counts_from else 0
+            out.append(Group(rule, values, names, lr_mult, self.qualified, arguments, first))
         return out
 
     def express(self, variant: Arguments, values: Mapping[str, float], base: Arguments | None = None) -> dict[str, Any]:

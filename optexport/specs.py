@@ -24,6 +24,7 @@ class Group:
     lr_mult: the group's learning rate is ``lr · lr_mult``.
     native: ``framework:optimizer`` the group came from, empty for a rule of the catalogue.
     arguments: the framework's own arguments, kept so that a round trip gives them back.
+    first_step: updates that a fresh optimizer counts as done (MXNet's ``begin_num_update``).
     """
 
     rule: Rule
@@ -32,6 +33,7 @@ class Group:
     lr_mult: float = 1.0
     native: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    first_step: int = 0
 
     def values(self, lr: float | None = None) -> dict[str, float]:
         """The hyperparameters of one step, the learning rate multiplied out."""

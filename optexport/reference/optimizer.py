@@ -17,7 +17,7 @@ __all__ = ["init", "step"]
 
 
 def init(spec: Spec, params: Mapping[str, Any], dtype: Any = None) -> TrainingState:
-    """A training state at step 0.
+    """A training state before its first update.
 
     params: name -> array of any shape. dtype: of everything that follows; float64 when None, even
         for float32 arrays.
@@ -36,7 +36,12 @@ def init(spec: Spec, params: Mapping[str, Any], dtype: Any = None) -> TrainingSt
         }
     native = {g.native for g in spec.groups}
     return TrainingState(
-        spec, values, slots, dict.fromkeys(values, 0), dtype=kind.name, dialect=native.pop() if len(native) == 1 else ""
+        spec,
+        values,
+        slots,
+        {name: spec.group(name).first_step for name in values},
+        dtype=kind.name,
+        dialect=native.pop() if len(native) == 1 else "",
     )
 
 

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from ..errors import HyperparameterError, UnknownNameError
-from ..ir import FLOAT32, Program, Tracer, Value, cast, digest
+from ..ir import FLOAT32, FLOAT64, Program, Tracer, Value, cast, digest
 
 __all__ = ["Family", "Hyper", "Option", "OptionValue", "Rule", "Slot", "Update", "families", "family", "register"]
 
@@ -128,8 +128,12 @@ class Update:
         return self.tracer.hyper(name)
 
     def kernel(self, x: Value) -> Value:
-        """A scalar as the framework's kernel receives it: float32 where option ``scalars`` says so."""
-        return cast(x, FLOAT32) if self.options["scalars"] == "float32" else x
+        """A scalar as the framework's kernel receives it.
+
+        Where option ``scalars`` says float32 it is rounded once on the way in; the kernel then
+        computes in the tensor's dtype.
+        """
+        return cast(cast(x, FLOAT32), FLOAT64) if self.options["scalars"] == "float32" else x
 
     def slot(self, name: str) -> Value:
         if name not in self.family.slots:
