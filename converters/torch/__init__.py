@@ -1,1 +1,1 @@
-"""torch."""
+"""PyTorch: files and dialect. Nothing in `checkpoint` and its helpers imports torch."""
