@@ -101,7 +101,9 @@ class _Directory:
         return where
 
     def range(self, key: str, info: dict[str, Any]) -> memoryview:
-        name, offset, length = info.get("relative_path"), info.get("offset"), info.get("length")
+        name: Any = info.get("relative_path")
+        offset: Any = info.get("offset")
+        length: Any = info.get("length")
         if info.get("transform_descriptors"):
             raise CheckpointError(f"{self.file}: {brief(key)} is stored compressed, which is not read")
         data = self.data(name)
@@ -143,7 +145,8 @@ class _Directory:
         return load_zip(raw, f"{self.file}: {brief(key, 200)}", verify=self.verify)
 
     def tensor(self, key: str, entry: dict[str, Any], where: dict[tuple[str, Any], memoryview]) -> Any:
-        size, listed = entry.get("size"), entry.get("chunks")
+        size: Any = entry.get("size")
+        listed = entry.get("chunks")
         properties = entry.get("properties")
         dtype = properties.state[0] if isinstance(properties, Record) and properties.state else None
         if isinstance(properties, Record) and isinstance(properties.state, dict):
@@ -153,7 +156,8 @@ class _Directory:
         chunks = []
         for chunk in listed:
             fields = self.fields(chunk, "ChunkStorageMetadata")
-            offsets, sizes = fields.get("offsets"), fields.get("sizes")
+            offsets: Any = fields.get("offsets")
+            sizes: Any = fields.get("sizes")
             if not _is_dims(offsets) or not _is_dims(sizes) or not len(offsets) == len(sizes) == len(size):
                 raise CheckpointError(f"{self.file}/.metadata: a chunk of {brief(key)} is malformed")
             chunks.append((offsets, sizes))

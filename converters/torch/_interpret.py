@@ -12,7 +12,7 @@ from optexport.converters.torch._classes import optimizer_of
 from optexport.converters.torch._tensors import Tensor
 from optexport.errors import CheckpointError
 from optexport.state.native import NativeGroup, NativeState, Weights
-from optexport.state.pickles import GlobalRef, Record
+from optexport.state.pickles import GlobalRef, PickledArray, Record
 from optexport.state.pickles.objects import brief
 
 __all__ = ["as_array", "is_optimizer", "is_tensor", "native_state", "native_weights", "plain"]
@@ -348,6 +348,8 @@ def plain(value: Any, where: str) -> Any:
         return tuple(items) if isinstance(value, tuple) else items
     if is_tensor(value):
         return as_array(value, where)
+    if isinstance(value, PickledArray):
+        return value.array
     if isinstance(value, Record):
         return f"<{value.module}.{value.name}>"
     if isinstance(value, GlobalRef):

@@ -63,12 +63,11 @@ def load_legacy(data: memoryview, file: str) -> Any:
 
 def _attach(data: memoryview, at: int, uses: list[Storage], file: str, little: bool) -> int:
     """Give every use of one storage its bytes, which start at ``at``; returns where they end."""
-    order = "little" if little else "big"
     if at + 8 > len(data):
         raise CheckpointError(
             f"{file}: truncated at byte {len(data)}: storage {brief(uses[0].key)} is missing"
         )
-    count = int.from_bytes(data[at : at + 8], order, signed=True)
+    count = int.from_bytes(data[at : at + 8], "little" if little else "big", signed=True)
     width = uses[0].dtype.itemsize if uses[0].dtype is not None else 1
     if count < 0 or any(use.count != count or use.dtype != uses[0].dtype for use in uses):
         raise CheckpointError(

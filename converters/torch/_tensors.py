@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from optexport.errors import CheckpointError
-from optexport.state.pickles import BASICS, Constant, GlobalRef, Ordered, record
+from optexport.state.pickles import BASICS, NUMPY, Constant, GlobalRef, Ordered, record
 from optexport.state.pickles.objects import brief
 
 __all__ = ["CONSTRUCTORS", "DTYPES", "STORAGE_CLASSES", "Storage", "Tensor", "storage_of"]
@@ -223,6 +223,7 @@ _REBUILD: dict[tuple[str, str], Callable[..., Any]] = {
 # Exact pairs only: a prefix such as "torch." would admit functions that run code.
 CONSTRUCTORS: Mapping[tuple[str, str], Callable[..., Any] | Constant] = {
     **BASICS,
+    **NUMPY,
     **_REBUILD,
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _from_type,

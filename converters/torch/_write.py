@@ -98,7 +98,7 @@ class _Pack:
         self.hooks = Reduce(Global("collections", "OrderedDict"))
 
     def tensor(self, array: np.ndarray, what: str) -> Reduce:
-        """A tensor of its own storage. A dense array keeps its strides (channels_last), others turn to C order."""
+        """A tensor of its own storage. A dense array keeps its strides, others become C order."""
         array = np.asarray(array)
         dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
         name = next((name for name, known in DTYPES.items() if known == dtype), None)
@@ -133,7 +133,7 @@ def _write_members(file: BinaryIO, members: Sequence[tuple[str, bytes | np.ndarr
     at = 0
     directory = bytearray()
     for short, content in members:
-        raw = memoryview(content.view(np.uint8) if isinstance(content, np.ndarray) else content)
+        raw = content.view(np.uint8).data if isinstance(content, np.ndarray) else memoryview(content)
         name = f"{_ROOT}/{short}".encode()
         size, crc = len(raw), zlib.crc32(raw)
         wide = struct.pack("<HHQQ", 1, 16, size, size) if size >= ZIP64_FROM else b""

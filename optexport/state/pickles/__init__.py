@@ -6,6 +6,7 @@ exact (module, name) pairs; everything else in a file is refused with a `Checkpo
 
 from __future__ import annotations
 
+from optexport.state.pickles.arrays import NUMPY, PickledArray
 from optexport.state.pickles.reader import (
     BASICS,
     Constant,
@@ -21,6 +22,7 @@ from optexport.state.pickles.writer import Global, NewObj, Persistent, Reduce, d
 
 __all__ = [
     "BASICS",
+    "NUMPY",
     "Constant",
     "Global",
     "GlobalRef",
@@ -28,6 +30,7 @@ __all__ = [
     "NewObj",
     "Ordered",
     "Persistent",
+    "PickledArray",
     "Record",
     "Reduce",
     "dumps",
