@@ -1,0 +1,98 @@
+"""Moves of the RMSprop family."""
+
+from __future__ import annotations
+
+from ..ir import Value, sqrt, where
+from .moves import Maps, MoveInput, Situation, move
+
+__all__: list[str] = []
+
+
+def root_change(d: Value, eps_outside: Value) -> Value:
+    """(√d + ε)/√(d + ε²) − 1: between 0 and √2 − 1, the latter at d = ε².
+
+    Where d may still fall below ε² the worst case counts; where d = 0 nothing moves so far.
+    """
+    root = sqrt(d)
+    change = (root + eps_outside) / sqrt(d + eps_outside * eps_outside) - 1
+    return where(d <= 0, 0.0, where(root < eps_outside, 2**0.5 - 1, change))
+
+
+_TEXT = "(√d + ε)/√(d + ε²) − 1 ≤ √2 − 1"
+
+
+@move("rmsprop", "ε' = ε²: ε goes under the root", eps=("outside", "inside"), level="bounded",
+      when=lambda at: at.values["eps"] != 0, bound_text=_TEXT)  # fmt: skip
+def eps_inside(x: MoveInput) -> Maps:
+    eps = x.hyper("eps")
+    return {"hyper:eps": eps * eps, "bound": root_change(x.hyper("alpha") * x.slot("square_avg"), eps)}
+
+
+@move("rmsprop", "ε' = √ε: ε leaves the root", eps=("inside", "outside"), level="bounded",
+      when=lambda at: at.values["eps"] != 0, bound_text=_TEXT)  # fmt: skip
+def eps_outside(x: MoveInput) -> Maps:
+    eps = sqrt(x.hyper("eps"))
+    return {"hyper:eps": eps, "bound": root_change(x.hyper("alpha") * x.slot("square_avg"), eps)}
+
+
+for _from, _to in (("outside", "inside"), ("inside", "outside")):
+
+    @move("rmsprop", "at ε = 0 it has one place", eps=(_from, _to), when=lambda at: at.values["eps"] == 0)
+    def no_eps(x: MoveInput) -> Maps:
+        return {}
+
+
+def _has_lr(at: Situation) -> bool:
+    return at.values["lr"] != 0
+
+
+@move(
+    "rmsprop",
+    "B' = −η·B: the buffer takes in the next step's learning rate",
+    momentum=("unfolded", "folded"),
+    level="conditional",
+    when=_has_lr,
+    condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_new/η_old",
+)
+def fold(x: MoveInput) -> Maps:
+    return {"slot:momentum_buffer": -x.hyper("lr") * x.slot("momentum_buffer")}
+
+
+@move(
+    "rmsprop",
+    "B = −B'/η: the learning rate leaves the buffer",
+    momentum=("folded", "unfolded"),
+    level="conditional",
+    when=_has_lr,
+    condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_old/η_new",
+)
+def unfold(x: MoveInput) -> Maps:
+    return {"slot:momentum_buffer": -x.slot("momentum_buffer") / x.hyper("lr")}
+
+
+def _momentum(kind: str) -> None:
+    @move("rmsprop", "no momentum is momentum 0", momentum=("none", kind))
+    def add_momentum(x: MoveInput) -> Maps:
+        return {"slot:momentum_buffer": x.tracer.const(0.0), "hyper:momentum": x.tracer.const(0.0)}
+
+    @move("rmsprop", "momentum 0 is no momentum", momentum=(kind, "none"),
+          when=lambda at: at.values["momentum"] == 0, drops=("momentum_buffer",))  # fmt: skip
+    def drop_momentum(x: MoveInput) -> Maps:
+        return {}
+
+
+for _kind in ("unfolded", "folded"):
+    _momentum(_kind)
+
+
+@move("rmsprop", "an infinite clip of the weights is none", clip_weights=(True, False),
+      when=lambda at: at.values["clip_weights"] == float("inf"))  # fmt: skip
+def drop_open_clip(x: MoveInput) -> Maps:
+    return {}
+
+
+@move("rmsprop", "the clip of the weights is dropped", clip_weights=(True, False), level="lossy",
+      when=lambda at: at.values["clip_weights"] != float("inf"),
+      dropped="clip_weights {clip_weights} (clip the parameters after the update)")  # fmt: skip
+def drop_clip(x: MoveInput) -> Maps:
+    return {}
