@@ -81,6 +81,8 @@ class Native:
     inert: arguments that do not change the numbers.
     split: arguments, params -> groups as (arguments, params, lr_mult), where names decide values.
     validate: raises on combinations that the framework itself refuses.
+    step_slot: name of the slot in which the framework keeps the step beside the others, or empty.
+    file_defaults: what its files hold besides the arguments.
     counts_from: argument with the number of updates that a fresh optimizer counts as done.
     note: what a person should know about this optimizer.
     """
@@ -98,6 +100,8 @@ class Native:
     split: Callable[[Arguments, tuple[str, ...] | None], Sequence[tuple[dict[str, Any], Any, float]]] = _one_group
     validate: Callable[[Arguments], None] = lambda _: None
     counts_from: str = ""
+    step_slot: str = ""
+    file_defaults: Arguments = field(default_factory=dict)
     note: str = ""
 
     @property

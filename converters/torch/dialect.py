@@ -21,6 +21,9 @@ Arguments = Mapping[str, Any]
 # Which kernel computes a step, not what it computes; `initial_lr` is a scheduler's note.
 _INERT = frozenset({"foreach", "fused", "capturable", "differentiable", "initial_lr", "swa_lr"})
 _ALIASES = {"learning_rate": "lr"}
+# What a saved group holds besides: PyTorch's own defaults for how a step is computed.
+_SWITCHES = {"foreach": None, "differentiable": False, "fused": None}
+_CAPTURABLE = {"foreach": None, "capturable": False, "differentiable": False}
 
 
 def _common(a: Arguments) -> dict[str, OptionValue]:
@@ -130,6 +133,7 @@ OPTIMIZERS = (
             {"momentum": 0.9, "nesterov": True, "dampening": 0.0},
         ),
         aliases=_ALIASES,
+        file_defaults=_SWITCHES,
         inert=_INERT,
         validate=_check_sgd,
     ),
@@ -150,6 +154,8 @@ OPTIMIZERS = (
         slots=_ADAM_SLOTS,
         variants=_variants({"amsgrad": False}, {"amsgrad": True}),
         aliases=_ALIASES,
+        step_slot="step",
+        file_defaults={**_CAPTURABLE, "fused": None},
         inert=_INERT,
     ),
     Native(
@@ -162,6 +168,8 @@ OPTIMIZERS = (
         slots=_ADAM_SLOTS,
         variants=_variants({"amsgrad": False}, {"amsgrad": True}),
         aliases=_ALIASES,
+        step_slot="step",
+        file_defaults={**_CAPTURABLE, "fused": None, "decoupled_weight_decay": True},
         inert=_INERT | {"decoupled_weight_decay"},
     ),
     Native(
@@ -186,6 +194,8 @@ OPTIMIZERS = (
         ),
         variants=_variants(*({"momentum": m, "centered": c} for m in (0.0, 0.9) for c in (False, True))),
         aliases=_ALIASES,
+        step_slot="step",
+        file_defaults=_CAPTURABLE,
         inert=_INERT,
     ),
     Native(
@@ -205,6 +215,8 @@ OPTIMIZERS = (
         slots=(("sum", "sum"),),
         variants=_variants({"lr_decay": 0.0}, {"lr_decay": 0.1}),
         aliases=_ALIASES,
+        step_slot="step",
+        file_defaults=_SWITCHES,
         inert=_INERT,
     ),
 )

@@ -1,0 +1,105 @@
+"""The best way from one rule to another: cheapest path over moves (Dijkstra).
+
+Nodes are option sets of one family; an edge is a move whose guard holds. A path costs its worst
+level first, then how many moves are worse than exact, then its length.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..dialects import Native
+from ..rules.base import OptionValue
+from .moves import Move, Situation, moves
+from .verdict import LEVELS
+
+__all__ = ["Goal", "Path", "find_path", "native_goals", "rule_goal"]
+
+Options = Mapping[str, OptionValue]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Options to reach; ``express`` turns hyperparameters there into a native's arguments, or says
+    None where that native cannot have them."""
+
+    options: Options
+    express: Callable[[Mapping[str, float]], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Path:
+    """moves with the situation before each; the situation after the last; the native's arguments."""
+
+    steps: Sequence[tuple[Move, Situation]]
+    end: Situation
+    arguments: Mapping[str, Any]
+
+
+def _key(options: Options) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((k, repr(v)) for k, v in options.items()))
+
+
+def rule_goal(options: Options) -> list[Goal]:
+    """One goal: exactly these options."""
+    return [Goal(options, lambda _: {})]
+
+
+def native_goals(entry: Native, base: Mapping[str, Any] | None = None) -> Iterator[Goal]:
+    """What a native optimizer can be, at each of its variants."""
+    for variant in entry.variants:
+        options = dict(entry.options({**entry.arguments, **(base or {}), **variant}))
+
+        def express(
+            values: Mapping[str, float], variant: Mapping[str, Any] = variant, options: Options = options
+        ) -> dict[str, Any] | None:
+            arguments = entry.express(variant, values, base)
+            # A placeholder overwritten by 0 may make it another rule.
+            return arguments if dict(entry.options(arguments)) == options else None
+
+        yield Goal(options, express)
+
+
+def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | None:
+    """The cheapest path to any goal, None where there is none."""
+    table: dict[Any, list[Goal]] = {}
+    for goal in goals:
+        table.setdefault(_key(goal.options), []).append(goal)
+    available, tick = moves(family), itertools.count()
+    queue: list[tuple[tuple[int, int, int], int, Situation, tuple[tuple[Move, Situation], ...]]] = [
+        ((0, 0, 0), next(tick), start, ())
+    ]
+    seen: set[Any] = set()
+    while queue:
+        cost, _, at, path = heapq.heappop(queue)
+        key = _key(at.options)
+        if key in seen:
+            continue
+        for goal in table.get(key, ()):
+            arguments = goal.express(at.values)
+            if arguments is not None:
+                return Path(path, at, arguments)
+        seen.add(key)
+        for m in available:
+            if not m.change.keys() <= at.options.keys() or not m.applies(at):
+                continue
+            options = m.options(at.options)
+            if _key(options) in seen or not _valid(family, options):
+                continue
+            level = LEVELS.index(m.level)
+            worse = (max(cost[0], level), cost[1] + (level > 0), cost[2] + 1)
+            after = replace(at, options=options, values=m.values(at))
+            heapq.heappush(queue, (worse, next(tick), after, (*path, (m, at))))
+    return None
+
+
+def _valid(family: str, options: Options) -> bool:
+    """Whether the family has these values: moves of all families meet options that differ."""
+    from ..rules import families
+
+    choices = families()[family].options
+    return all(any(type(c) is type(v) and c == v for c in choices[o].choices) for o, v in options.items())
