@@ -143,7 +143,8 @@ class Tensor:
                 f"{max(extent, total)} elements; storage {brief(storage.key)} has {elements.size}"
             )
         steps = tuple(step * dtype.itemsize for step in stride)
-        return np.lib.stride_tricks.as_strided(elements[self.offset :], size, steps, writeable=False)
+        # Not as_strided: this constructor checks the bounds once more, and takes every dtype.
+        return np.ndarray(size, dtype, elements.view(np.uint8).data, self.offset * dtype.itemsize, steps)
 
 
 def _dims(value: Any, what: str, where: str) -> tuple[int, ...]:

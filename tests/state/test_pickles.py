@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import os
 import pickle
@@ -96,7 +97,7 @@ def test_shared_containers_stay_shared():
 
 
 def test_other_values_are_a_type_error():
-    with pytest.raises(TypeError, match="Event|float64|type"):
+    with pytest.raises(TypeError, match="type float64 cannot be pickled"):
         dumps(np.float64(1))
     with pytest.raises(ValueError, match="protocol 1"):
         dumps(1, 1)
@@ -204,8 +205,8 @@ def test_unknown_opcodes_and_protocols():
 
 @pytest.mark.parametrize(
     "code",
-    [b"X\xff\xff\xff\xff", b"\x8d" + b"\xff" * 8, b"\x8c\xff", b"B\xff\xff\xff\xff", b"\x8e" + b"\xff" * 8, b"C\xff",
-     b"T\xff\xff\xff\xff", b"\x96" + b"\xff" * 8, b"\x95" + b"\xff" * 8],
+    [b"X\xff\xff\xff\xff", b"\x8d" + b"\xff" * 8, b"\x8c\xff", b"B\xff\xff\xff\xff", b"\x8e" + b"\xff" * 8,
+     b"C\xff", b"T\xff\xff\xff\xff", b"\x96" + b"\xff" * 8, b"\x95" + b"\xff" * 8],
 )  # fmt: skip
 def test_a_length_beyond_the_file_is_a_truncation(code):
     data = b"\x80\x04" + code + b"ab."
@@ -293,10 +294,8 @@ def test_trailing_bytes_are_named_and_load_at_goes_on():
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_give_a_value_or_a_checkpoint_error(data):
-    try:
+    with contextlib.suppress(CheckpointError):
         read(data, unknown="inert", persistent_load=lambda identity: identity)
-    except CheckpointError:
-        pass
 
 
 @settings(max_examples=100, deadline=None)
@@ -304,10 +303,8 @@ def test_any_bytes_give_a_value_or_a_checkpoint_error(data):
 def test_any_flipped_byte_gives_a_value_or_a_checkpoint_error(place, byte):
     data = bytearray(pickle.dumps([{"a": (1, 2.0), "b": {1, 2}}, "text" * 20, b"raw", [1] * 40], 4))
     data[place % len(data)] = byte
-    try:
+    with contextlib.suppress(CheckpointError):
         read(bytes(data))
-    except CheckpointError:
-        pass
 
 
 def test_persistent_ids_need_a_format_that_has_them():
