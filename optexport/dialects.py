@@ -85,6 +85,7 @@ class Native:
     file_defaults: what its files hold besides the arguments.
     counts_from: argument with the number of updates that a fresh optimizer counts as done.
     note: what a person should know about this optimizer.
+    class_name: what its files call it, where that is not ``name``.
     """
 
     framework: str
@@ -103,6 +104,7 @@ class Native:
     step_slot: str = ""
     file_defaults: Arguments = field(default_factory=dict)
     note: str = ""
+    class_name: str = ""
 
     @property
     def qualified(self) -> str:

@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optexport.dialects import Link, Native
+from optexport.errors import CheckpointError
 from optexport.rules.base import OptionValue
+from optexport.specs import Spec
 
-__all__ = ["OPTIMIZERS", "slot_paths"]
+__all__ = ["OPTIMIZERS", "join", "slot_paths"]
 
 Arguments = Mapping[str, Any]
 
@@ -189,6 +191,7 @@ OPTIMIZERS = (
         "sgd",
         "sgd",
         {"momentum": 0.0},
+        class_name="SGD",
         options=_sgd("none"),
         links=_MOMENTUM,
         slots=(("mom", "momentum_buffer"),),
@@ -198,6 +201,7 @@ OPTIMIZERS = (
         "nag",
         "sgd",
         {"momentum": 0.0},
+        class_name="NAG",
         options=_sgd("lookahead_reread"),
         links=_MOMENTUM,
         slots=(("mom", "momentum_buffer"),),
@@ -208,6 +212,7 @@ OPTIMIZERS = (
         "adam",
         "adam",
         {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        class_name="Adam",
         options=_adam,
         links=_BETAS,
         slots=_MOMENTS,
@@ -236,6 +241,7 @@ OPTIMIZERS = (
             "centered": False,
             "clip_weights": None,
         },
+        class_name="RMSProp",
         options=_rmsprop,
         links={
             "alpha": Link("gamma1"),
@@ -250,6 +256,7 @@ OPTIMIZERS = (
         "adagrad",
         "adagrad",
         {"eps": 1e-7},
+        class_name="AdaGrad",
         options=_adagrad,
         links={"eps": Link("eps")},
         slots=(("history", "sum"),),
@@ -278,3 +285,41 @@ def slot_paths(optimizer: str, slots: Sequence[str], master: bool) -> dict[str, 
         return {s: p or "[]" for s, p in own.items()}
     state, copy = ("[0]", "[1]") if name in _MASTER_LAST else ("[1]", "[0]")
     return {**{s: state + p for s, p in own.items()}, "master": copy}
+
+
+def join(spec: Spec, order: Sequence[str], steps: Mapping[str, int]) -> dict[str, Any]:
+    """Attributes of the one optimizer object that MXNet keeps for all groups.
+
+    order: parameter names by index. Groups that differ in learning rate or decay become multipliers
+    by index; anything else that differs has no place in MXNet.
+
+    Raises:
+        CheckpointError: groups differ in something without a multiplier.
+    """
+    first = spec.groups[0].arguments
+    lr = max((g.values()["lr"] for g in spec.groups), key=abs)
+    wd = max((g.arguments["wd"] for g in spec.groups), key=abs)
+    own = {"learning_rate", "wd", "lr_mult", "wd_mult", "param_idx2name", "begin_num_update"}
+    for g in spec.groups[1:]:
+        for key in first.keys() - own:
+            if g.arguments.get(key) != first[key] and key not in _INERT:
+                raise CheckpointError(
+                    f"mxnet: groups differ in {key}: {first[key]!r} and {g.arguments.get(key)!r}; MXNet has one "
+                    "value for all, emit an optimizer with --emit-optimizer FILE"
+                )
+    index = {name: i for i, name in enumerate(order)}
+    lr_mult = {index[p]: g.values()["lr"] / lr for g in spec.groups for p in g.params or () if lr}
+    wd_mult = {index[p]: g.arguments["wd"] / wd for g in spec.groups for p in g.params or () if wd}
+    counts = {index[p]: steps[p] for p in order if steps[p]}
+    return {
+        **{k: v for k, v in first.items() if k not in _INERT and k not in own},
+        "learning_rate": lr,
+        "wd": wd,
+        "lr_mult": {i: m for i, m in lr_mult.items() if m != 1},
+        "wd_mult": {i: m for i, m in wd_mult.items() if m != 1},
+        "param_idx2name": dict(enumerate(order)),
+        # A parameter without a count starts at begin_num_update; all are counted explicitly.
+        "begin_num_update": 0,
+        "num_update": max(counts.values(), default=0),
+        "_index_update_count": counts,
+    }

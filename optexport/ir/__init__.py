@@ -11,7 +11,22 @@ from .canonical import digest, fold
 from .check import check
 from .printer import equations
 from .program import Input, Node, Program
-from .trace import Tracer, Value, absolute, cast, exp, log, maximum, mean, minimum, norm, sign, sqrt, total, where
+from .trace import (
+    Tracer,
+    Value,
+    absolute,
+    cast,
+    exp,
+    log,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    sign,
+    sqrt,
+    total,
+    where,
+)
 from .types import BOOL, FLOAT32, FLOAT64, MASK, TENSOR, Type
 
 __all__ = [

@@ -14,7 +14,7 @@ from ..errors import UnknownNameError
 from . import adagrad, adam, rmsprop, sgd  # noqa: F401  (each registers its family)
 from .base import Family, OptionValue, Rule, families
 
-__all__ = ["CATALOGUE", "PLAIN", "Entry", "lookup"]
+__all__ = ["CATALOGUE", "PLAIN", "Entry", "lookup", "name_of"]
 
 # The gradient as it is, scalars in double: what a rule means when nobody says otherwise by name.
 PLAIN: Mapping[str, OptionValue] = {"maximize": False, "rescale": False, "clip": "none", "scalars": "float64"}
@@ -86,3 +86,20 @@ def lookup(name: str) -> Entry:
         near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.5) or list(CATALOGUE)
         raise UnknownNameError(f"unknown rule {name!r}; expected a name of the catalogue, nearest: {', '.join(near)}")
     return entry
+
+
+def name_of(rule: Rule, values: Mapping[str, float]) -> str:
+    """The catalogue's name for a rule at these values, or its family's where it has none.
+
+    A value of 0 or 1 may make terms vanish, so AdamW at zero decay is called adam.
+    """
+    wanted = rule.digest_at(values)
+    for entry in CATALOGUE.values():
+        if entry.family_name != rule.family:
+            continue
+        candidate = entry.rule()
+        # A hyperparameter that the rule lacks is at the value at which it has no effect.
+        known = {h.name: values.get(h.name, h.neutral) for h in candidate.hyperparameters}
+        if candidate.digest_at({k: v for k, v in known.items() if v is not None}) == wanted:
+            return entry.name
+    return rule.family

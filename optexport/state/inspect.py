@@ -1,0 +1,219 @@
+"""What is in a file, for people and programs: groups, slots, steps, norms, and what looks wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..dialects import find
+from ..errors import OptexportError
+from ..rules import name_of
+from . import bundle
+from .bundle import tensor_bytes
+from .lift import lift, native_roles
+from .native import NativeState
+from .store import BUNDLE, _named, detect, read_model, read_names, read_native
+from .training import TrainingState
+
+__all__ = ["Inspection", "TensorInfo", "inspect"]
+
+# Slots that are sums or means of squares: a negative entry is damage.
+_SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One state tensor. slot: the framework's name; role: the rule's, None where it is not known."""
+
+    param: str
+    slot: str
+    role: str | None
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    sha256: str | None
+    norm: float | None
+    nan: int | None
+    inf: int | None
+
+
+@dataclass
+class Inspection:
+    format: str
+    optimizer: str | None
+    step: int | None
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    tensors: list[TensorInfo] = field(default_factory=list)
+    weights: list[TensorInfo] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def inspect(
+    path: str,
+    *,
+    format: str | None = None,
+    model: str | None = None,
+    names: str | None = None,
+    optimizer: str | None = None,
+    quick: bool = False,
+) -> Inspection:
+    """Look at a file.
+
+    quick: leave out what needs every byte to be read (hash, norm, NaN and Inf counts).
+
+    Raises:
+        CheckpointError, NamingError, UnknownNameError: as ``load``.
+    """
+    fmt = format or detect(path)
+    if fmt == BUNDLE:
+        return _of_bundle(path, quick)
+    native = read_native(path, fmt)
+    out = Inspection(native.format, None, max((s for s in native.steps.values() if s is not None), default=None))
+    state = _lifted(native, path, optimizer, out)
+    called = {k: k for g in native.groups for k in g.params}
+    if state is not None:
+        out.optimizer = state.dialect
+        out.warnings += state.warnings
+        named = _renamed(state, native, path, model, names)
+        called = dict(zip(state.names, named.names, strict=True))
+        out.groups = [_group(g) for g in named.spec.groups]
+    else:
+        out.warnings += native.warnings
+        out.groups = [{"rule": None, "hyperparameters": _numbers(g.arguments), "params": g.params} for g in native.groups]
+    for key in called:
+        for path_, (slot, role) in _roles(native, state, key, path).items():
+            array = native.slots[key][path_]
+            out.tensors.append(_tensor(called[key], slot, role, array, quick))
+    out.weights = [_tensor(n, "value", None, a, quick) for n, a in native.weights.items()]
+    _health(out, native.slots, called)
+    return out
+
+
+def _lifted(native: NativeState, path: str, optimizer: str | None, out: Inspection) -> TrainingState | None:
+    """The training state where the file says enough for one; inspecting needs no more than it says."""
+    if native.optimizer is None and optimizer is None:
+        out.warnings.append("the file does not say which optimizer wrote it (--optimizer names it)")
+        return None
+    if not any(g.arguments for g in native.groups):
+        out.warnings.append("the file holds no hyperparameters")
+        return None
+    try:
+        return lift(native, path, optimizer=optimizer)
+    except OptexportError as e:
+        if optimizer is not None:
+            raise
+        out.warnings.append(str(e))
+        return None
+
+
+def _renamed(state: TrainingState, native: NativeState, path: str, model: str | None, names: str | None) -> TrainingState:
+    if native.named and names is None and model is None:
+        return state
+    weights = read_model(model) if model is not None else None
+    if weights is None and names is None:
+        from .native import Weights
+
+        if not native.weights:
+            return state
+        weights = Weights(native.weights, ordered=True)
+        try:
+            return _named(state, native, None, weights, path)
+        except OptexportError:
+            # Names are a convenience here; the index names every parameter.
+            return state
+    return _named(state, native, read_names(names) if names else None, weights, path)
+
+
+def _roles(native: NativeState, state: TrainingState | None, key: str, path: str) -> Mapping[str, tuple[str, str | None]]:
+    found = list(native.slots.get(key, {}))
+    if state is None:
+        return {p: (p, None) for p in found}
+    group = state.spec.group(key)
+    roles = native_roles(find(group.native), group, found, f"{path}: parameter {key!r}")
+    return {p: roles[p] for p in found}
+
+
+def _group(g: Any) -> dict[str, Any]:
+    return {
+        "rule": name_of(g.rule, g.hyperparameters),
+        "hyperparameters": _numbers({**g.hyperparameters, **({"lr_mult": g.lr_mult} if g.lr_mult != 1 else {})}),
+        "params": list(g.params or ()),
+        "native": g.native or None,
+        "arguments": {k: v for k, v in g.arguments.items() if v is None or isinstance(v, bool | int | float | str | tuple)},
+        "digest": g.rule.digest,
+    }
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that JSON can hold."""
+    out: dict[str, Any] = {}
+    for k, v in values.items():
+        if isinstance(v, float) and not np.isfinite(v):
+            out[k] = str(v)
+        elif v is None or isinstance(v, bool | int | float | str):
+            out[k] = v
+        elif isinstance(v, tuple | list):
+            out[k] = list(v)
+    return out
+
+
+def _of_bundle(path: str, quick: bool) -> Inspection:
+    state = bundle.read(path)
+    out = Inspection("bundle", state.dialect or None, max(state.steps.values(), default=None))
+    out.groups = [_group(g) for g in state.spec.groups]
+    for name, slots in state.slots.items():
+        native = state.spec.group(name).native
+        own = {role: n for n, role in find(native).slots} if native else {}
+        out.tensors += [_tensor(name, own.get(s, s), s, a, quick) for s, a in slots.items()]
+    out.weights = [_tensor(n, "value", None, a, quick) for n, a in state.params.items()]
+    out.warnings += state.warnings
+    _health(out, state.slots, {n: n for n in state.slots})
+    return out
+
+
+def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Pieces of at most some megabytes, so that memory stays flat."""
+    flat = array.reshape(-1) if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+    for i in range(0, flat.size, _BLOCK):
+        yield flat[i : i + _BLOCK]
+
+
+def _tensor(param: str, slot: str, role: str | None, array: np.ndarray, quick: bool) -> TensorInfo:
+    base = (param, slot, role, tuple(array.shape), array.dtype.name, array.nbytes)
+    if quick:
+        return TensorInfo(*base, None, None, None, None)
+    hasher, total, nan, inf = hashlib.sha256(), 0.0, 0, 0
+    for piece in blocks(array):
+        hasher.update(tensor_bytes(piece))
+        with np.errstate(all="ignore"):
+            values = piece.astype(np.float64)
+        nan += int(np.isnan(values).sum())
+        inf += int(np.isinf(values).sum())
+        finite = values[np.isfinite(values)]
+        total += float(np.dot(finite, finite))
+    return TensorInfo(*base, hasher.hexdigest(), float(np.sqrt(total)), nan, inf)
+
+
+def _health(out: Inspection, slots: Mapping[str, Mapping[str, np.ndarray]], called: Mapping[str, str]) -> None:
+    """Warnings that a person would want before trusting the file."""
+    del slots, called
+    for t in out.tensors:
+        if t.nan or t.inf:
+            out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: {t.nan} NaN and {t.inf} infinite values")
+        elif t.norm == 0 and t.role not in (None, "step") and t.shape != ():
+            out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: dead, every value is 0")
+
+
+def negative_squares(state: TrainingState) -> list[str]:
+    """A sentence for each slot of squares that has a negative entry."""
+    out = []
+    for name, slots in state.slots.items():
+        for slot, array in slots.items():
+            if slot in _SQUARES and any((np.asarray(p, np.float32) < 0).any() for p in blocks(array)):
+                out.append(f"parameter {name!r}, slot {slot!r}: negative entries in a mean of squares; the file is damaged")
+    return out

@@ -1,0 +1,201 @@
+"""Between native state and training state: a dialect gives raw tensors their meaning, and takes it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..dialects import Native, converter, find
+from ..errors import CheckpointError, UnknownNameError
+from ..specs import Group, Spec
+from .native import NativeGroup, NativeState
+from .training import MASTER, TrainingState
+
+__all__ = ["lift", "native_roles", "native_state"]
+
+# Optimizers whose state needs no shape are carried as they are: factored slots come with their rules.
+Paths = Mapping[str, str]
+
+
+def _entry(native: NativeState, optimizer: str | None, where: str) -> Native:
+    if optimizer is not None:
+        entry = find(optimizer)
+        if entry.framework != native.framework:
+            raise UnknownNameError(f"{where}: is a {native.framework} file; expected {native.framework}:NAME, found {optimizer}")
+        return entry
+    if native.optimizer is None:
+        raise UnknownNameError(
+            f"{where}: does not say which optimizer wrote it; name it, as in --optimizer {native.framework}:NAME"
+        )
+    return find(f"{native.framework}:{native.optimizer}")
+
+
+def _paths(entry: Native, slots: Sequence[str], master: bool) -> dict[str, str]:
+    """Native slot name -> where it stands in the file."""
+    place = getattr(converter(entry.framework, "dialect"), "slot_paths", None)
+    if place is not None:
+        return dict(place(entry.name, slots, master))
+    return {s: s for s in (*slots, *([MASTER] if master else []))}
+
+
+def native_roles(entry: Native, group: Group, found: Sequence[str], where: str) -> dict[str, tuple[str, str]]:
+    """File path -> (the framework's slot name, the rule's), for the slots of one parameter.
+
+    Raises:
+        CheckpointError: the file has a slot that the optimizer does not have.
+    """
+    has = [n for n, role in entry.slots if role in group.rule.slot_names]
+    for master in (False, True):
+        paths = _paths(entry, has, master)
+        places = {p: (n, MASTER if n == MASTER else str(entry.role(n))) for n, p in paths.items()}
+        if entry.step_slot:
+            places[entry.step_slot] = (entry.step_slot, "step")
+        if set(found) <= set(places) and (not master or paths[MASTER] in found):
+            return places
+    raise CheckpointError(
+        f"{where}: expected the slots of {entry.qualified} ({', '.join(_paths(entry, has, False).values()) or 'none'}), "
+        f"found {', '.join(found)}; was it another optimizer? name it with --optimizer"
+    )
+
+
+def lift(
+    native: NativeState,
+    where: str,
+    *,
+    optimizer: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    step: int | None = None,
+) -> TrainingState:
+    """The training state of a native one; parameters keep the file's keys.
+
+    where: what to call the file in messages.
+    optimizer, arguments, step: what the file does not hold (arguments in the framework's own names).
+
+    Raises:
+        UnknownNameError: the optimizer is unknown. CheckpointError: slots do not fit the optimizer,
+        or the file lacks something that must be given.
+    """
+    entry = _entry(native, optimizer, where)
+    warnings = list(native.warnings)
+    groups: list[Group] = []
+    for g in native.groups:
+        groups.extend(_groups(entry, g, arguments or {}, where, warnings))
+    slots: dict[str, dict[str, np.ndarray]] = {}
+    steps: dict[str, int] = {}
+    for group in groups:
+        for key in group.params or ():
+            have = native.slots.get(key, {})
+            roles = native_roles(entry, group, list(have), f"{where}: parameter {key!r}")
+            slots[key] = {roles[p][1]: a for p, a in have.items() if roles[p][1] != "step"}
+            _check_one_shape(slots[key], f"{where}: parameter {key!r}")
+            steps[key] = _step(native, entry, key, bool(have), step, where)
+    if native.groups and not entry.step_slot and any(slots.values()) and step is None and _stepless(native):
+        warnings.append(f"{entry.qualified} keeps no step count; parameters with state count as updated once")
+    return TrainingState(
+        Spec(tuple(groups)),
+        {},
+        {k: v for k, v in slots.items() if v},
+        steps,
+        dialect=entry.qualified,
+        provenance=(f"read from {native.format} of {entry.qualified}",),
+        warnings=tuple(warnings),
+    )
+
+
+def _stepless(native: NativeState) -> bool:
+    return all(v is None for v in native.steps.values())
+
+
+def _groups(entry: Native, g: NativeGroup, given: Mapping[str, Any], where: str, warnings: list[str]) -> list[Group]:
+    known = set(entry.arguments) | entry.inert | set(entry.aliases)
+    held = {k: v for k, v in g.arguments.items() if k in known}
+    foreign = {k: v for k, v in g.arguments.items() if k not in known}
+    if foreign:
+        warnings.append(
+            f"group entries {', '.join(sorted(foreign))} are not arguments of {entry.qualified}; carried, not interpreted"
+        )
+    if not g.arguments:
+        needed = [a for a in ("lr", "learning_rate") if a in entry.arguments]
+        if not any(a in given for a in (*needed, "lr", "learning_rate")):
+            raise CheckpointError(
+                f"{where}: holds no hyperparameters; give them in {entry.framework}'s own names, at least --hyper "
+                f"{needed[0]}=…"
+            )
+        assumed = [f"{k}={v}" for k, v in entry.arguments.items() if k not in given and k not in needed and v is not None]
+        warnings.append(f"the file holds no hyperparameters; assumed {entry.qualified}'s defaults {', '.join(assumed)}")
+    made = entry.groups({**held, **given}, tuple(g.params))
+    return [replace(m, arguments={**m.arguments, **foreign}, first_step=0) for m in made]
+
+
+def _check_one_shape(slots: Mapping[str, np.ndarray], where: str) -> None:
+    shapes = {tuple(a.shape) for a in slots.values()}
+    if len(shapes) > 1:
+        found = ", ".join(f"{s} {list(a.shape)}" for s, a in slots.items())
+        raise CheckpointError(f"{where}: expected slots of one shape, found {found}; the file is damaged")
+
+
+def _step(native: NativeState, entry: Native, key: str, updated: bool, given: int | None, where: str) -> int:
+    held = native.steps.get(key)
+    if held is not None:
+        return held
+    if given is not None:
+        return given if updated or not entry.slots else 0
+    if not updated:
+        return 0
+    if entry.step_slot or _needs_step(entry):
+        raise CheckpointError(
+            f"{where}: parameter {key!r}: holds no step count, which {entry.qualified} needs; give it with --step N"
+        )
+    return 1
+
+
+def _needs_step(entry: Native) -> bool:
+    """Whether the rule at its defaults reads the step beyond asking for the first update."""
+    rule = entry.rule(entry.complete({}))
+    return bool(rule.program.inputs("step")) and any(
+        n.op == "pow" for i, n in enumerate(rule.program.nodes) if i in rule.program.used()
+    )
+
+
+def native_state(state: TrainingState, where: str) -> NativeState:
+    """The native state of a training state that is some framework's (see ``translate``).
+
+    Raises:
+        CheckpointError: its groups are not of one native optimizer.
+    """
+    kinds = {g.native for g in state.spec.groups}
+    if len(kinds) != 1 or not next(iter(kinds)):
+        raise CheckpointError(
+            f"{where}: expected groups of one native optimizer, found {', '.join(sorted(k or 'a rule' for k in kinds))}; "
+            "name the target's with --optimizer"
+        )
+    entry = find(kinds.pop())
+    out = NativeState(entry.framework, "", entry.class_name or entry.name, named=True, weights=dict(state.params))
+    join = getattr(converter(entry.framework, "dialect"), "join", None)
+    order = _order(state)
+    if join is not None:
+        out.groups = [NativeGroup(join(state.spec, order, state.steps), order)]
+    else:
+        for g in state.spec.groups:
+            arguments = {**entry.file_defaults, **g.arguments}
+            if g.lr_mult != 1:
+                entry.links["lr"].write(arguments, g.values()["lr"])
+            out.groups.append(NativeGroup(arguments, list(g.params or ())))
+    for name in state.names:
+        have = dict(state.slots.get(name, {}))
+        if have:
+            has = [n for n, role in entry.slots if role in state.spec.group(name).rule.slot_names]
+            full = state.full_slots(name)
+            paths = _paths(entry, has, MASTER in have)
+            out.slots[name] = {p: full[MASTER if n == MASTER else str(entry.role(n))] for n, p in paths.items()}
+        out.steps[name] = state.steps[name]
+    return out
+
+
+def _order(state: TrainingState) -> list[str]:
+    """The model's own order where the weights tell it, else group by group."""
+    names = list(state.names)
+    return list(state.params) if set(state.params) == set(names) else names

@@ -1,0 +1,183 @@
+"""Opening and writing files of any format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..dialects import converter, frameworks
+from ..errors import CheckpointError, NamingError, UnknownNameError
+from . import bundle
+from .lift import lift, native_state
+from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
+from .native import NativeState, Weights
+from .training import TrainingState
+
+__all__ = ["detect", "formats", "load", "read_model", "read_native", "save"]
+
+BUNDLE = "bundle"
+
+
+def formats() -> list[str]:
+    """Names of the file formats that can be read and written."""
+    found = [BUNDLE]
+    for name in sorted(frameworks()):
+        try:
+            converter(name, "checkpoint")
+        except ModuleNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def _reader(fmt: str) -> Any:
+    if fmt not in formats():
+        raise UnknownNameError(f"unknown format {fmt!r}; expected one of {', '.join(formats())}")
+    return converter(fmt, "checkpoint")
+
+
+def detect(path: str) -> str:
+    """The format of a file or folder, by its first bytes.
+
+    Raises:
+        CheckpointError: it does not exist, or no reader knows it.
+    """
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path}: no such file or folder")
+    if bundle.sniff(path):
+        return BUNDLE
+    for name in formats():
+        if name != BUNDLE and _reader(name).sniff(path):
+            return name
+    raise CheckpointError(
+        f"{path}: expected optimizer state in one of the formats {', '.join(formats())}; found none of them"
+    )
+
+
+def read_native(path: str, fmt: str | None = None) -> NativeState:
+    """The native state of a framework's file, nothing interpreted."""
+    fmt = fmt or detect(path)
+    if fmt == BUNDLE:
+        raise CheckpointError(f"{path}: a bundle is no framework's own file; open it with load()")
+    native: NativeState = _reader(fmt).read(path)
+    return native
+
+
+def read_model(path: str) -> Weights:
+    """Parameter values of a weights file of any format.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    fmt = detect(path)
+    weights: Weights = bundle.read_weights(path) if fmt == BUNDLE else _reader(fmt).read_weights(path)
+    return weights
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    names: Sequence[str] | str | None = None,
+    format: str | None = None,
+    optimizer: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    step: int | None = None,
+) -> TrainingState:
+    """The training state of a file, its tensors mapped, not read.
+
+    model: a weights file; gives parameters their names (by shape) and values.
+    names: parameter names in the order the optimizer was given them, or a file with them.
+    format: where it is not to be detected.
+    optimizer, arguments, step: what the file does not hold.
+
+    Raises:
+        CheckpointError, NamingError, UnknownNameError: one sentence on the cause.
+    """
+    path = os.fspath(path)
+    fmt = format or detect(path)
+    listed = read_names(names) if isinstance(names, str) else list(names) if names is not None else None
+    weights = read_model(os.fspath(model)) if model is not None else None
+    if fmt == BUNDLE:
+        state = bundle.read(path)
+        if listed is not None:
+            state = state.renamed(names_from_list(list(state.names), listed, path))
+        return _with_weights(state, weights, path) if weights is not None else state
+    native = read_native(path, fmt)
+    state = lift(native, path, optimizer=optimizer, arguments=arguments, step=step)
+    own = Weights(native.weights, ordered=True) if native.weights else None
+    return _named(state, native, listed, weights or own, path)
+
+
+def _named(
+    state: TrainingState, native: NativeState, listed: list[str] | None, weights: Weights | None, path: str
+) -> TrainingState:
+    shapes = {k: state.shape(k) for k in state.names}
+    if listed is not None:
+        keys = [k for g in native.groups for k in g.params]
+        state = state.renamed(names_from_list(keys, listed, path))
+    elif not native.named:
+        if weights is None:
+            return replace(
+                state, warnings=(*state.warnings, "parameter names are not in the file; called by index")
+            )
+        state = state.renamed(match_by_shape(shapes, parameters(weights), path))
+    return _with_weights(state, weights, path) if weights is not None else state
+
+
+def _with_weights(state: TrainingState, weights: Weights, path: str) -> TrainingState:
+    model = parameters(weights)
+    check_shapes({n: state.shape(n) for n in state.names}, model, path)
+    # In the model's own order where the file tells it, else in the optimizer's.
+    order = [n for n in model if n in set(state.names)] if weights.ordered else list(state.names)
+    return replace(state, params={n: weights.tensors[n] for n in order}, shapes={})
+
+
+def is_named(state: TrainingState) -> bool:
+    """Whether parameters have names rather than indexes."""
+    return not all(n.isdigit() for n in state.names) or not state.names
+
+
+def save(
+    state: TrainingState,
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    on_tensor: Any = None,
+) -> None:
+    """Write ``state``; the file appears whole or not at all.
+
+    format: ``bundle``, or a framework whose native optimizer the state is (see ``translate``).
+
+    Raises:
+        CheckpointError: the state is another framework's. NamingError: its parameters have no names.
+    """
+    path = os.fspath(path)
+    if format == BUNDLE:
+        bundle.write(state, path, on_tensor=on_tensor)
+        return
+    writer = _reader(format)
+    if not is_named(state):
+        raise NamingError(
+            f"{path}: parameters are known by index only ({', '.join(state.names[:4])}…); pass --model or --names"
+        )
+    native = native_state(state, path)
+    if native.framework != format:
+        raise CheckpointError(
+            f"{path}: expected state of a {format} optimizer, found {native.framework}:{native.optimizer}; "
+            f"translate it first (translate(state, to='{format}:NAME'))"
+        )
+    writer.write(native, path)
+
+
+
+
+def optimizer_names(framework: str) -> list[str]:
+    """Native optimizers of one framework, as ``framework:name``."""
+    from ..dialects import natives
+
+    return [e.qualified for e in natives()[framework].values()]
+
+
