@@ -75,13 +75,13 @@ class Storage:
     count: int
     raw: memoryview | None = None
     big_endian: bool = False
-    cache: dict[str, np.ndarray] = field(default_factory=dict)
+    cache: dict[np.dtype[Any], np.ndarray] = field(default_factory=dict)
 
     def elements(self, dtype: np.dtype[Any]) -> np.ndarray:
         """All elements, shape (n,), read-only; a copy only where the byte order must change."""
         if self.raw is None:
             raise CheckpointError(f"{self.file}: the bytes of storage {brief(self.key)} are missing")
-        have = self.cache.get(dtype.name)
+        have = self.cache.get(dtype)
         if have is None:
             needed = self.count * (self.dtype.itemsize if self.dtype is not None else 1)
             if needed > len(self.raw):
@@ -94,7 +94,7 @@ class Storage:
                 unit = dtype.itemsize // (2 if dtype.kind == "c" else 1)
                 have = have.view(f"u{unit}").byteswap().view(dtype)
             have.flags.writeable = False
-            self.cache[dtype.name] = have
+            self.cache[dtype] = have
         return have
 
 

@@ -241,11 +241,12 @@ class _Machine:
     def find(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             self.fail("the name of a global is not text")
-        asked = f"{brief(module)}.{brief(name)}"
         if "." in name or not name or not module:
+            asked = f"{brief(module)}.{brief(name)}"
             self.fail(f"the pickle asks for the dotted or empty name {asked}; nothing was executed")
         entry = self.constructors.get((module, name))
         if entry is None and not self.inert:
+            asked = f"{brief(module)}.{brief(name)}"
             self.fail(f"the pickle asks for {asked}, which is not on the closed list; nothing was executed")
         self.stack.append(entry.value if isinstance(entry, Constant) else GlobalRef(module, name))
 
@@ -260,16 +261,16 @@ class _Machine:
         if build is None or isinstance(build, Constant):
             self.stack.append(Record(target.module, target.name, args))
             return
-        self.stack.append(self.guard(f"{target} cannot be built", build, *args))
+        self.stack.append(self.guard(target, "cannot be built", build, *args))
 
-    def guard(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
+    def guard(self, what: object, fault: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call one of our own functions on values from the file; what it raises is the file's fault."""
         try:
             return function(*args)
         except OptexportError:
             raise
         except Exception as error:
-            self.fail(f"{what}: {brief(str(error), 200)}")
+            self.fail(f"{brief(what)} {fault}: {brief(str(error), 200)}")
 
     def build(self) -> None:
         state = self.pop()
@@ -279,7 +280,7 @@ class _Machine:
         hook = getattr(type(target), "__optexport_build__", None)
         if hook is None:
             self.fail(f"{brief(target)} is given a state, which only placeholder objects may be")
-        self.guard(f"{brief(target)} cannot be given its state", hook, target, state)
+        self.guard(target, "cannot be given its state", hook, target, state)
 
 
 def _proto(m: _Machine) -> None:
@@ -451,7 +452,7 @@ def _persistent(m: _Machine) -> None:
     identity = m.pop()
     if m.persistent_load is None:
         m.fail("the pickle refers to data outside itself, which this format does not have")
-    m.stack.append(m.guard("a persistent reference cannot be resolved", m.persistent_load, identity))
+    m.stack.append(m.guard("a persistent reference", "cannot be resolved", m.persistent_load, identity))
 
 
 _STEPS: dict[int, Callable[[_Machine], None]] = {

@@ -51,8 +51,15 @@ def optimizer(slots: dict[str, Any], **arguments: Any) -> dict[str, Any]:
     return {"state": {0: slots}, "param_groups": [group]}
 
 
-def save(path: Path, value: Any, storages: dict[str, bytes] | None = None, extra: dict[str, bytes] | None = None,
-         method: int = zipfile.ZIP_STORED, protocol: int = 2) -> Path:  # fmt: skip
+def save(
+    path: Path,
+    value: Any,
+    storages: dict[str, bytes] | None = None,
+    extra: dict[str, bytes] | None = None,
+    method: int = zipfile.ZIP_STORED,
+    protocol: int = 2,
+) -> Path:
+    """A zip file like torch.save's: ``value`` pickled (bytes as they are), storages, further members."""
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("archive/data.pkl", value if isinstance(value, bytes) else dumps(value, protocol))
         for key, raw in (storages or {}).items():

@@ -115,8 +115,15 @@ def test_views_strides_and_shared_storages(tmp_path):
     assert np.shares_memory(found["whole"], found["transposed"])
 
 
-@pytest.mark.parametrize("kind, dtype", [("FloatStorage", "float32"), ("BFloat16Storage", "bfloat16"),
-                                         ("ComplexFloatStorage", "complex64"), ("BoolStorage", "bool")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, dtype",
+    [
+        ("FloatStorage", "float32"),
+        ("BFloat16Storage", "bfloat16"),
+        ("ComplexFloatStorage", "complex64"),
+        ("BoolStorage", "bool"),
+    ],
+)
 def test_big_endian_files(tmp_path, kind, dtype):
     want = np.array([1, 0, 3, 1], np.float32).astype(getattr(ml_dtypes, dtype, dtype))
     unit = {"complex64": 4}.get(dtype, want.dtype.itemsize)

@@ -96,8 +96,10 @@ def test_pytorch_takes_a_combined_file(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_every_dtype_goes_both_ways(tmp_path, legacy):
     torch = pytest.importorskip("torch", reason="writes the file")
-    names = ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
-             "complex64", "complex128", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"]  # fmt: skip
+    names = [
+        *("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
+        *("complex64", "complex128", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"),
+    ]
     if legacy:
         names = names[:12]
     slots = {name: torch.tensor([0, 1, 2, 3]).to(getattr(torch, name)) for name in names}

@@ -1,0 +1,179 @@
+"""Runs PyTorch optimizers, emitted and native, step by step. Imports torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+
+from optexport import source
+from optexport.errors import CheckpointError, UnknownNameError
+from optexport.specs import Spec
+from optexport.state.training import TrainingState
+
+from .emit import emit
+
+__all__ = ["native_resume", "native_snapshots", "snapshots"]
+
+Arrays = Mapping[str, Any]
+Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
+
+
+def snapshots(
+    spec: Spec,
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+    slots: Mapping[str, Arrays] | None = None,
+    steps: Mapping[str, int] | int | None = None,
+) -> Iterator[Snapshot]:
+    """Run the emitted optimizer; after each step the parameters, and the slots by the rule's names.
+
+    params: name -> array. grads: one mapping a step; a parameter that it lacks is left alone.
+    lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
+    dtype: of parameters, gradients and slots.
+    slots, steps: where to start from; slots that are absent start at their initial values.
+
+    Raises:
+        UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
+    """
+    spec = spec.settle(params)
+    made = source.execute(emit(spec))
+    tensors = _parameters(params, dtype)
+    groups = made.param_groups(tensors.items()) if hasattr(made, "param_groups") else list(tensors.values())
+    optimizer = getattr(made, source.class_name(spec, None))(groups)
+    if slots is not None or steps is not None:
+        counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
+        start = TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots or {}, counts)
+        for name, tensor in tensors.items():
+            wanted = [s.name for s in spec.group(name).rule.slots]
+            full = start.full_slots(name)
+            optimizer.state[tensor] = {s: _tensor(full[s], dtype) for s in wanted}
+            optimizer.state[tensor]["step"] = counts.get(name, 0)
+    rates = [[g.values(lr)["lr"] for g in spec.groups] for lr in lrs or [None] * len(grads)]
+    return _steps(optimizer, tensors, grads, rates)
+
+
+def native_snapshots(
+    optimizer: str,
+    arguments: Mapping[str, Any],
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+    groups: Sequence[Mapping[str, Any]] | None = None,
+) -> Iterator[Snapshot]:
+    """Run ``torch:AdamW`` and the like; slots are under PyTorch's own names, without ``step``.
+
+    arguments: of the class. groups: parameter groups, each ``{"params": [names], **overrides}``;
+        parameters in none of them form the last group. The others are as for `snapshots`.
+
+    Raises:
+        UnknownNameError: PyTorch has no such optimizer.
+    """
+    tensors = _parameters(params, dtype)
+    named = [n for g in groups or () for n in g["params"]]
+    made = [{**g, "params": [tensors[n] for n in g["params"]]} for g in groups or ()]
+    rest = [t for n, t in tensors.items() if n not in named]
+    instance = _class(optimizer)([*made, {"params": rest}] if rest else made, **arguments)
+    return _steps(instance, tensors, grads, _rates(instance, grads, lrs))
+
+
+def native_resume(
+    path: str | PathLike[str],
+    optimizer: str,
+    arguments: Mapping[str, Any],
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+) -> Iterator[Snapshot]:
+    """Load a checkpoint with PyTorch itself, into a new optimizer of the given class, and go on.
+
+    path: a file that ``torch.load`` reads (``weights_only=True``): an optimizer's ``state_dict()``, or
+        a dictionary that holds one. Its parameters are ``params`` in order, or by ``param_names``.
+    arguments: of the class; the file's own values replace them. The rest is as for `native_snapshots`.
+
+    Raises:
+        CheckpointError: the file holds no optimizer's state.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    found = _state_dict(saved)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: expected an optimizer's state_dict, found none; save optimizer.state_dict()"
+        )
+    tensors = _parameters(params, dtype)
+    order, groups = iter(tensors), []
+    for group in found["param_groups"]:
+        names = group.get("param_names") or [next(order) for _ in group["params"]]
+        groups.append({"params": [tensors[n] for n in names]})
+    instance = _class(optimizer)(groups, **arguments)
+    instance.load_state_dict(found)
+    return _steps(instance, tensors, grads, _rates(instance, grads, lrs))
+
+
+def _rates(
+    optimizer: torch.optim.Optimizer, grads: Sequence[Arrays], lrs: Sequence[float | None] | None
+) -> list[list[float]]:
+    """Learning rate of each group at each step: the given one, else the group's own."""
+    own = [float(g["lr"]) for g in optimizer.param_groups]
+    return [own if lr is None else [lr] * len(own) for lr in lrs or [None] * len(grads)]
+
+
+def _steps(
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.nn.Parameter],
+    grads: Sequence[Arrays],
+    rates: Sequence[Sequence[float]],
+) -> Iterator[Snapshot]:
+    for gradients, lrs in zip(grads, rates, strict=True):
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+        for name, tensor in tensors.items():
+            tensor.grad = (
+                torch.tensor(np.asarray(gradients[name]), dtype=tensor.dtype) if name in gradients else None
+            )
+        optimizer.step()
+        params = {n: t.detach().numpy().copy() for n, t in tensors.items()}
+        slots = {
+            n: {
+                s: v.numpy().copy()
+                for s, v in optimizer.state[t].items()
+                if s != "step" and torch.is_tensor(v)
+            }
+            for n, t in tensors.items()
+        }
+        yield params, slots
+
+
+def _parameters(params: Arrays, dtype: str) -> dict[str, torch.nn.Parameter]:
+    return {name: torch.nn.Parameter(_tensor(value, dtype)) for name, value in params.items()}
+
+
+def _tensor(value: Any, dtype: str) -> torch.Tensor:
+    """A tensor of its own memory."""
+    return torch.tensor(np.asarray(value), dtype=getattr(torch, dtype))
+
+
+def _class(optimizer: str) -> type[torch.optim.Optimizer]:
+    name = optimizer.rpartition(":")[2].lower()
+    for found, kind in vars(torch.optim).items():
+        if found.lower() == name and inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer):
+            return kind
+    raise UnknownNameError(f"{optimizer!r}: expected an optimizer of torch.optim, as in torch:AdamW")
+
+
+def _state_dict(saved: Any) -> dict[str, Any] | None:
+    """The first optimizer's state_dict at the top of a checkpoint or one level below."""
+    if not isinstance(saved, dict):
+        return None
+    if "state" in saved and "param_groups" in saved:
+        return saved
+    inner = [v[0] if isinstance(v, list) and v else v for v in saved.values()]
+    return next((v for v in inner if isinstance(v, dict) and "state" in v and "param_groups" in v), None)
