@@ -18,9 +18,11 @@ import json
 import keyword
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import numpy as np
 
@@ -40,6 +42,7 @@ __all__ = [
     "default_group",
     "docstring",
     "entries",
+    "execute",
     "functions",
     "module",
     "number",
@@ -473,3 +476,21 @@ def module(doc: str, parts: Iterable[str], framework: str) -> str:
     )
     standard = ["import math", ""] if "math." in body else []
     return "\n".join((doc, *standard, *third, "", "")) + "\n" + body
+
+
+def execute(text: str) -> ModuleType:
+    """An emitted module, imported from its text; the same text gives the same module.
+
+    It is registered in ``sys.modules``, so that its classes can be pickled. It runs as code: only
+    for text that this process emitted.
+    """
+    name = "optexport_emitted_" + hashlib.sha256(text.encode()).hexdigest()[:16]
+    if name not in sys.modules:
+        made = ModuleType(name)
+        sys.modules[name] = made
+        try:
+            exec(compile(text, f"<{name}>", "exec"), made.__dict__)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

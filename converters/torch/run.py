@@ -56,7 +56,7 @@ def snapshots(
             optimizer.state[tensor] = {s: _tensor(full[s], dtype) for s in wanted}
             optimizer.state[tensor]["step"] = counts.get(name, 0)
     rates = [[g.values(lr)["lr"] for g in spec.groups] for lr in lrs or [None] * len(grads)]
-    return _steps(optimizer, tensors, grads, rates)
+    return _steps(optimizer, tensors, grads, rates, dtype)
 
 
 def native_snapshots(
@@ -81,7 +81,7 @@ def native_snapshots(
     made = [{**g, "params": [tensors[n] for n in g["params"]]} for g in groups or ()]
     rest = [t for n, t in tensors.items() if n not in named]
     instance = _class(optimizer)([*made, {"params": rest}] if rest else made, **arguments)
-    return _steps(instance, tensors, grads, _rates(instance, grads, lrs))
+    return _steps(instance, tensors, grads, _rates(instance, grads, lrs), dtype)
 
 
 def native_resume(
@@ -115,7 +115,7 @@ def native_resume(
         groups.append({"params": [tensors[n] for n in names]})
     instance = _class(optimizer)(groups, **arguments)
     instance.load_state_dict(found)
-    return _steps(instance, tensors, grads, _rates(instance, grads, lrs))
+    return _steps(instance, tensors, grads, _rates(instance, grads, lrs), dtype)
 
 
 def _rates(
@@ -131,6 +131,7 @@ def _steps(
     tensors: Mapping[str, torch.nn.Parameter],
     grads: Sequence[Arrays],
     rates: Sequence[Sequence[float]],
+    dtype: str,
 ) -> Iterator[Snapshot]:
     for gradients, lrs in zip(grads, rates, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
