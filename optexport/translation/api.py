@@ -211,24 +211,31 @@ class Explanation:
     differences: tuple[str, ...] = field(default=())
 
 
-def _group_of(name: str) -> Group:
-    return (native(name) if ":" in name else spec(name)).groups[-1]
+def _group_of(name: str, arguments: Mapping[str, Any] | None = None) -> Group:
+    return (native(name, **(arguments or {})) if ":" in name else spec(name, **(arguments or {}))).groups[-1]
 
 
-def explain(source: str, target: str) -> Explanation:
-    """How far two optimizers, at their defaults, are the same rule. No state is at hand, so the
-    bound is a formula.
+def explain(source: str, target: str, arguments: Mapping[str, Any] | None = None) -> Explanation:
+    """How far two optimizers are the same rule. No state is at hand, so the bound is a formula.
+
+    arguments: the source's own, its defaults for the rest. An optimizer whose momentum is off by
+        default is also judged with momentum, and the verdict holds for both: what is exact without
+        momentum and conditional with it is conditional.
 
     Raises:
         UnknownNameError: no such rule or optimizer.
     """
-    a, b = _group_of(source), _group_of(target)
-    path = _route(a, target, None)
-    verdict = Verdict("none", notes=(_why_none(a, target),))
-    if path is not None:
-        verdict = Verdict()
-        for m, at in path.steps:
-            verdict = verdict.then(m.verdict(at))
+    given = dict(arguments or {})
+    a, b = _group_of(source, given), _group_of(target)
+    verdict = _judge(a, target)
+    differences = _differences(a, b)
+    if ":" in source and find(source).arguments.get("momentum") == 0 and "momentum" not in given:
+        moving = _judge(_group_of(source, {**given, "momentum": 0.9}), target)
+        if moving.level == "conditional":
+            moving = replace(moving, conditions=tuple(f"with momentum, {c}" for c in moving.conditions))
+            verdict = verdict.then(moving)
+        elif moving.level != verdict.level:
+            differences.append(f"with momentum the verdict is {moving.level}")
     return Explanation(
         source,
         target,
@@ -237,8 +244,19 @@ def explain(source: str, target: str) -> Explanation:
         verdict.bound_text,
         verdict.dropped,
         verdict.notes,
-        tuple(_differences(a, b)),
+        tuple(differences),
     )
+
+
+def _judge(group: Group, target: str) -> Verdict:
+    """The verdict of one group's way to ``target``, no state at hand."""
+    path = _route(group, target, None)
+    if path is None:
+        return Verdict("none", notes=(_why_none(group, target),))
+    verdict = Verdict()
+    for m, at in path.steps:
+        verdict = verdict.then(m.verdict(at))
+    return verdict
 
 
 def _option_words(family: str, option: str, a: OptionValue, b: OptionValue) -> str:

@@ -1,0 +1,81 @@
+"""The command line: one file a command, each imported when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["main"]
+
+# Command -> one line of help. Kept here so that `optexport --help` imports nothing else.
+COMMANDS = {
+    "rules": "The catalogue: rule × framework, with a verdict in each cell.",
+    "explain": "The maths of a rule or native optimizer; of two, the differences and the verdict.",
+    "inspect": "What is in a file: groups, slots, steps, norms, and what looks wrong.",
+    "convert": "Carry optimizer state from one format or optimizer to another.",
+    "diff": "Two states, slot by slot, across formats.",
+    "emit": "Write a rule as an ONNX update graph, an MXNet or a PyTorch optimizer.",
+    "demo": "A real half-finished run, continued elsewhere and checked, end to end.",
+}
+
+
+class _Commands(click.Group):
+    """Finds a command's module by its name, only when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"optexport.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="optexport", message="%(version)s")
+def cli() -> None:
+    """Move optimizers, and half-finished training runs, between frameworks.
+
+    Every command takes --json. Exit code 0: success; 1: a check failed or a verdict needs consent;
+    2: bad usage or unreadable input.
+    """
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line and exit. Errors are one line a cause on stderr."""
+    from ..errors import OptexportError
+
+    try:
+        code = cli.main(args=argv, standalone_mode=False)
+    except OptexportError as e:
+        _fail(e.causes, e.exit_code)
+    except click.UsageError as e:
+        where = e.ctx.command_path if e.ctx else "optexport"
+        _fail((f"{where}: {e.format_message()} (see {where} --help)",), 2)
+    except click.ClickException as e:
+        _fail((e.format_message(),), 2)
+    except click.exceptions.Abort:
+        _fail(("interrupted; nothing was written",), 130)
+    except BrokenPipeError:
+        # The reader of our output went away; nothing is wrong here.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as e:
+        _fail((f"{e.filename or 'optexport'}: {e.strerror or e}",), 2)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(causes: tuple[str, ...], code: int) -> None:
+    for cause in causes:
+        click.echo(f"optexport: {' '.join(str(cause).split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,82 @@
+"""``optexport convert``: the main job."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from .output import console, json_option, key_values, print_json, progress, verdict_text
+
+__all__ = ["command"]
+
+
+@click.command("convert")
+@click.argument("source")
+@click.argument("target")
+@click.option("--from", "from_format", metavar="FMT", help="Format of SOURCE, where it is not to be detected.")
+@click.option("--to", "to_format", metavar="FMT", help="Format of TARGET: torch, mxnet, bundle.")
+@click.option(
+    "--optimizer", multiple=True, metavar="FW:NAME",
+    help="The target's optimizer; and the source's, where its file does not say.",
+)  # fmt: skip
+@click.option("--names", metavar="FILE", help="Parameter names in the order the optimizer was given them.")
+@click.option("--model", metavar="FILE", help="A weights file: names (by shape) and values of the parameters.")
+@click.option("--hyper", multiple=True, metavar="K=V", help="The source's arguments, where its file holds none.")
+@click.option("--step", type=int, metavar="N", help="Completed updates, where the file does not say.")
+@click.option("--lr", type=float, metavar="X", help="Learning rate of the next step, where it is not the file's.")
+@click.option("--allow", type=click.Choice(["bounded", "lossy"]), help="Consent to a verdict that is not exact.")
+@click.option("--emit-optimizer", metavar="FILE", help="Write an optimizer that computes the source's rule exactly.")
+@json_option
+def command(
+    source: str,
+    target: str,
+    from_format: str | None,
+    to_format: str | None,
+    optimizer: tuple[str, ...],
+    names: str | None,
+    model: str | None,
+    hyper: tuple[str, ...],
+    step: int | None,
+    lr: float | None,
+    allow: str | None,
+    emit_optimizer: str | None,
+    as_json: bool,
+) -> None:
+    """Carry optimizer state from SOURCE to TARGET, and say how exact that is."""
+    from ..convert import convert
+
+    with contextlib.ExitStack() as stack:
+        result = convert(
+            source,
+            target,
+            from_format=from_format,
+            to_format=to_format,
+            optimizers=optimizer,
+            model=model,
+            names=names,
+            arguments=key_values(hyper) or None,
+            step=step,
+            lr=lr,
+            allow=allow,
+            emit_optimizer=emit_optimizer,
+            on_size=lambda n: stack.enter_context(progress("writing", n, as_json)),
+        )
+    if as_json:
+        print_json(result)
+        return
+    out = console()
+    out.print(verdict_text(result.verdict), f"{result.source} → {result.target} ({result.optimizer})")
+    out.print(f"  {result.tensors} tensors, {result.bytes} bytes, {result.seconds:.2f} s", markup=False)
+    if result.bound is not None:
+        out.print(f"  bound: an update changes by up to {result.bound:.3g} ({result.bound_text})", markup=False)
+    for label, lines in (
+        ("condition", result.conditions),
+        ("dropped", result.dropped),
+        ("map", result.notes),
+        ("note", result.warnings),
+    ):
+        for line in lines:
+            out.print(f"  {label}: {line}", markup=False)
+    for path in result.written[1:]:
+        out.print(f"  also wrote {path}", markup=False)

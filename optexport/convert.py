@@ -1,0 +1,231 @@
+"""The main job: one file in, one file (and perhaps an optimizer) out, and how exact that is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .dialects import converter, natives
+from .emitters import emit
+from .errors import CheckpointError, NamingError, UnknownNameError, VerdictError
+from .specs import Spec
+from .state import TrainingState, load, save
+from .state.store import BUNDLE, detect, formats, is_named
+from .translation import LEVELS, Report, translate
+
+__all__ = ["Conversion", "convert"]
+
+_SUFFIXES = {".safetensors": BUNDLE, ".pt": "torch", ".pth": "torch", ".states": "mxnet"}
+
+
+@dataclass
+class Conversion:
+    """What was done. Fields as in the command's JSON; ``optimizer`` is the target's."""
+
+    source: str
+    target: str
+    optimizer: str
+    verdict: str
+    conditions: tuple[str, ...]
+    bound: float | None
+    bound_text: str | None
+    dropped: tuple[str, ...]
+    tensors: int
+    bytes: int
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    written: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: str,
+    target: str,
+    *,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    optimizers: tuple[str, ...] = (),
+    model: str | None = None,
+    names: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    step: int | None = None,
+    lr: float | None = None,
+    allow: str | None = None,
+    emit_optimizer: str | None = None,
+    on_size: Callable[[int], Callable[[int], None]] | None = None,
+) -> Conversion:
+    """Convert a file.
+
+    optimizers: ``framework:name`` of the target and, where its file does not say, of the source.
+    arguments, step: what the source file does not hold (arguments in its framework's own names).
+    lr: learning rate of the next step, where it is not the file's.
+    allow: consent to ``bounded`` or ``lossy``.
+    emit_optimizer: a file to write an optimizer to that computes the source's rule exactly; the
+        state is then written for that optimizer.
+    on_size: called with the number of bytes of state; what it returns is called as they are written.
+
+    Raises:
+        OptexportError: one sentence a cause; nothing was written.
+    """
+    start = time.perf_counter()
+    from_format = from_format or detect(source)
+    to_format = to_format or _by_suffix(target)
+    if to_format not in formats():
+        raise UnknownNameError(f"--to {to_format}: expected one of the formats {', '.join(formats())}")
+    own, wanted = _sides(optimizers, from_format, to_format, source)
+    state = load(source, format=from_format, model=model, names=names, optimizer=own, arguments=arguments, step=step)
+    if not is_named(state):
+        raise NamingError(
+            f"{source}: parameters are known by index only, {', '.join(state.names[:4])}…; give their names with "
+            "--model FILE (weights) or --names FILE (a list in the order the optimizer was given them)"
+        )
+    if emit_optimizer is not None:
+        new, report = _keep_rule(state, lr)
+        name = _write_emitted(new, to_format, target, emit_optimizer, on_size)
+    else:
+        new, report = _translated(state, to_format, wanted, allow, lr)
+        save(new, target, format=to_format, on_tensor=_progress(new, on_size))
+        name = new.dialect
+    sizes = [a.nbytes for s in new.slots.values() for a in s.values()]
+    return Conversion(
+        source, target, name, report.verdict, report.conditions, report.bound, report.bound_text, report.dropped,
+        len(sizes), sum(sizes), round(time.perf_counter() - start, 6),
+        [*new.warnings, *_advice(new, to_format, emit_optimizer)], report.notes,
+        [target, *([emit_optimizer] if emit_optimizer else [])],
+    )  # fmt: skip
+
+
+def _by_suffix(path: str) -> str:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in _SUFFIXES:
+        raise UnknownNameError(
+            f"{path}: the name does not tell the format; give it with --to, one of {', '.join(formats())}"
+        )
+    return _SUFFIXES[suffix]
+
+
+def _sides(optimizers: tuple[str, ...], from_format: str, to_format: str, source: str) -> tuple[str | None, str | None]:
+    """Which of the named optimizers is the source's and which the target's."""
+    own = wanted = None
+    for name in optimizers:
+        framework = name.partition(":")[0].lower()
+        home = {"onnxruntime": "onnx"}.get(framework, framework)
+        is_target = home == to_format or (to_format == BUNDLE and home != from_format)
+        if is_target and not (home == from_format and _unsaid(source, from_format) and own is None):
+            wanted = name
+        elif home == from_format:
+            own = name
+        elif to_format == BUNDLE or home not in (from_format, to_format):
+            wanted = name
+    return own, wanted
+
+
+def _unsaid(source: str, fmt: str) -> bool:
+    from .state.store import read_native
+
+    return fmt != BUNDLE and read_native(source, fmt).optimizer is None
+
+
+def _translated(
+    state: TrainingState, to_format: str, wanted: str | None, allow: str | None, lr: float | None
+) -> tuple[TrainingState, Report]:
+    if wanted is not None:
+        return translate(state, wanted, allow=allow, lr=lr)
+    if to_format == BUNDLE or state.dialect.partition(":")[0] == to_format:
+        return state, Report("exact", source=state.dialect, target=state.dialect, warnings=state.warnings)
+    best: tuple[int, str] | None = None
+    reasons = []
+    for entry in natives()[to_format].values():
+        if any(entry.family != g.rule.family for g in state.spec.groups):
+            continue
+        try:
+            _, report = translate(state, entry.qualified, allow="lossy", lr=lr)
+        except VerdictError as e:
+            reasons.append(str(e))
+            continue
+        rank = LEVELS.index(report.verdict)
+        if best is None or rank < best[0]:
+            best = rank, entry.qualified
+    if best is None:
+        raise VerdictError(
+            reasons[0]
+            if reasons
+            else f"{state.dialect or 'this state'} to {to_format}: verdict none: {to_format} has no optimizer of this "
+            "family; write the rule itself with --emit-optimizer FILE"
+        )
+    return translate(state, best[1], allow=allow, lr=lr)
+
+
+def _keep_rule(state: TrainingState, lr: float | None) -> tuple[TrainingState, Report]:
+    """The state as it is, for an optimizer that computes its rule."""
+    if lr is not None:
+        groups = tuple(replace(g, hyperparameters={**g.hyperparameters, "lr": lr}) for g in state.spec.groups)
+        state = replace(state, spec=Spec(groups))
+    notes = ("the emitted optimizer computes the rule itself",)
+    return state, Report("exact", notes=notes, source=state.dialect, target="emitted", warnings=state.warnings)
+
+
+def _write_emitted(
+    state: TrainingState, to_format: str, target: str, path: str, on_size: Callable[[int], Callable[[int], None]] | None
+) -> str:
+    """Write the optimizer, then the state it goes on from; the optimizer's name."""
+    from .state.files import whole_or_nothing
+
+    if to_format == BUNDLE:
+        shapes = {n: state.shape(n) for n in state.names}
+        unknown = [n for n, s in shapes.items() if s is None]
+        if unknown:
+            raise CheckpointError(f"{target}: parameter {unknown[0]!r} has no known shape; pass the weights (--model)")
+        model = emit(state.spec, "onnx", shapes, steps=dict(state.steps), dtype=_graph_dtype(state))
+        full = replace(state, slots={n: state.full_slots(n) for n in state.names})
+        data = model.SerializeToString(deterministic=True)
+        with whole_or_nothing(path) as f:
+            f.write(data)
+            save(full, target, format=BUNDLE, on_tensor=_progress(full, on_size))
+        return "onnx update graph"
+    stem = os.path.splitext(os.path.basename(path))[0]
+    if not stem.isidentifier():
+        raise UnknownNameError(f"{path}: expected a name that Python can import, as in opt.py, found {stem!r}")
+    emitter = converter(to_format, "emit")
+    text = emit(state.spec, to_format, {n: s for n in state.names if (s := state.shape(n)) is not None} or None)
+    native = emitter.emitted_state(state, module=stem)
+    with whole_or_nothing(path) as f:
+        f.write(text.encode())
+        converter(to_format, "checkpoint").write(native, target)
+    return f"{stem}.{native.optimizer}"
+
+
+def _graph_dtype(state: TrainingState) -> str:
+    kinds = {state.params[n].dtype.name if n in state.params else state.state_dtype(n).name for n in state.names}
+    if len(kinds) > 1:
+        raise CheckpointError(f"parameters have dtypes {', '.join(sorted(kinds))}; an update graph has one")
+    return kinds.pop()
+
+
+def _progress(state: TrainingState, on_size: Callable[[int], Callable[[int], None]] | None) -> Any:
+    if on_size is None:
+        return None
+    total = sum(a.nbytes for s in state.slots.values() for a in s.values())
+    return on_size(total + sum(a.nbytes for a in state.params.values()))
+
+
+def _advice(state: TrainingState, to_format: str, emitted: str | None) -> list[str]:
+    """What a person must do in the target framework for the run to go on as promised."""
+    if to_format != "mxnet":
+        return []
+    out = [
+        "gluon.Trainer.step(batch_size) divides the gradient by batch_size: call it with 1 if your loss is a mean",
+        f"index i is parameter i of {', '.join(state.names[:4])}{'…' if len(state.names) > 4 else ''}: build the "
+        "Trainer on the parameters in the file's order",
+    ]
+    if emitted is None and len(state.spec.groups) > 1:
+        out.append(
+            "groups became lr_mult and wd_mult by index; gluon.Trainer reads them from the parameters instead: set "
+            "Parameter.lr_mult and Parameter.wd_mult alike"
+        )
+    if emitted is not None:
+        out.append(f"the states name a class of {emitted}: keep that file importable where they are loaded")
+    return out
