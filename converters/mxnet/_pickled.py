@@ -6,13 +6,10 @@ hold every attribute that the class uses.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from optexport.state.pickles import BASICS, Constant, record
+from optexport.state.pickles import BASICS, NUMPY, Constant, record
 
 __all__ = [
     "ALL_COUNTS",
@@ -156,40 +153,18 @@ def is_optimizer(module: str, name: str) -> bool:
     return is_emitted(module, name) or (module in _OPTIMIZER_MODULES and name in OPTIMIZERS)
 
 
-class _Dtype:
-    """A pickled ``numpy.dtype`` of a number."""
-
-    def __init__(self, code: object, *_: object) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[biuf][1248]", code):
-            raise ValueError("only numbers are expected of NumPy")
-        self.dtype = np.dtype(code)
-
-    def __optexport_build__(self, state: dict[Any, Any] | tuple[Any, ...]) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if order not in ("<", ">", "|", "="):
-            raise ValueError("a NumPy dtype without a byte order")
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-def _scalar(dtype: object, raw: object) -> Any:
-    """A NumPy number as Python's: what user code leaves in ``lr`` after some arithmetic."""
-    if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or len(raw) != dtype.dtype.itemsize:
-        raise ValueError("a NumPy number that is not one")
-    return np.frombuffer(raw, dtype.dtype)[0].item()
-
-
 class _Closed(Mapping[tuple[str, str], "Callable[..., Any] | Constant"]):
-    """The closed list of the pickle reader. MXNet's classes become inert records, without exception."""
+    """The closed list of the pickle reader. MXNet's classes become inert records, without exception.
+
+    NumPy's numbers are on it because arithmetic of the user's own leaves them in ``lr`` and the like.
+    """
 
     def __init__(self) -> None:
-        self._fixed: dict[tuple[str, str], Callable[..., Any] | Constant] = dict(BASICS)
+        self._fixed: dict[tuple[str, str], Callable[..., Any] | Constant] = {**BASICS, **NUMPY}
         for module, name in _ARRAYS:
             self._fixed[module, name] = record(module, name)
         for name in SCHEDULERS:
             self._fixed["mxnet.lr_scheduler", name] = record("mxnet.lr_scheduler", name)
-        for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            self._fixed[core, "scalar"] = _scalar
-        self._fixed["numpy", "dtype"] = _Dtype
 
     def __getitem__(self, key: tuple[str, str]) -> Callable[..., Any] | Constant:
         return record(*key) if is_optimizer(*key) else self._fixed[key]

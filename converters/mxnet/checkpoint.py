@@ -222,7 +222,7 @@ def _names(
 ) -> tuple[dict[Any, str], dict[Any, int]]:
     """Index -> parameter key for every index in order, and index -> completed updates."""
     counted = _read_counts(attributes, out, file)
-    idx2name = attributes.get("idx2name") or {}
+    idx2name = attributes.get("idx2name", {})
     if not isinstance(idx2name, dict):
         raise CheckpointError(f"{file}: idx2name is {_kind(idx2name)}; expected a dict; the file is damaged")
     found = dict.fromkeys((*states, *counted))
