@@ -11,6 +11,8 @@ from optexport.errors import HyperparameterError
 from optexport.rules import Rule
 from optexport.source import Operators, call, entries, number, rule_name
 from optexport.specs import Group, Spec
+from optexport.state import MASTER, TrainingState
+from optexport.state.native import NativeGroup, NativeState
 
 __all__ = ["OPERATORS", "emit"]
 
@@ -284,3 +286,30 @@ def _values(spec: Spec, defaults: Mapping[str, float]) -> list[str]:
         "        return values",
         "",
     ]
+
+
+def emitted_state(state: TrainingState, module: str) -> NativeState:
+    """What ``.states`` files of the optimizer that `emit` writes for ``state.spec`` hold.
+
+    module: name of the module that the class will be imported from.
+    Index i is parameter i in the model's order where the weights tell it, else group by group.
+    """
+    names = list(state.params) if set(state.params) == set(state.names) else list(state.names)
+    attributes: dict[str, Any] = {"__module__": module, "param_idx2name": dict(enumerate(names))}
+    for h, value in _defaults(state.spec).items():
+        attributes[{"lr": "lr", "weight_decay": "wd"}.get(h, h)] = value
+    if math.isinf(attributes.get(_CLIP, 0.0)):
+        attributes[_CLIP] = None
+    out = NativeState("mxnet", "", source.class_name(state.spec, None), named=True)
+    out.groups = [NativeGroup(attributes, names)]
+    for name in names:
+        out.steps[name] = state.steps[name]
+        full = state.full_slots(name) if state.slots.get(name) else {}
+        master = full.pop(MASTER, None)
+        paths = {f"[{i}]": a for i, a in enumerate(full.values())}
+        if master is not None:
+            attributes["multi_precision"] = True
+            paths = {"[0]": master, **{f"[1]{p}": a for p, a in paths.items()}}
+        if paths:
+            out.slots[name] = paths
+    return out

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from optexport import source
 from optexport.rules import Rule
 from optexport.source import Operators, call, entries, number, rule_name
 from optexport.specs import Spec
+from optexport.state import TrainingState
+from optexport.state.native import NativeGroup, NativeState
 
 __all__ = ["OPERATORS", "emit"]
 
@@ -162,3 +166,23 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
     return "\n".join(
         (*head, "        super().__init__(params, defaults)", "", _STEP.format(name=name, **names))
     )
+
+
+
+def emitted_state(state: TrainingState, module: str) -> NativeState:
+    """What ``load_state_dict`` of the optimizer that `emit` writes for ``state.spec`` expects.
+
+    Slots stand under the rule's names beside ``step``; every hyperparameter is a group entry.
+    module: unused; a state_dict names no class.
+    """
+    del module
+    out = NativeState("torch", "", source.class_name(state.spec, None), named=True, weights=dict(state.params))
+    many = len(source.rules_of(state.spec)) > 1
+    for g in state.spec.groups:
+        arguments: dict[str, Any] = {"rule": rule_name(g.rule)} if many else {}
+        out.groups.append(NativeGroup({**arguments, **g.values()}, list(g.params or ())))
+    for name in state.names:
+        out.steps[name] = state.steps[name]
+        if state.steps[name]:
+            out.slots[name] = {**state.full_slots(name), "step": np.asarray(state.steps[name], np.float32)}
+    return out

@@ -36,7 +36,8 @@ def command(
             markup=False,
         )
     rows = [
-        [t.param, t.slot, t.role or "", "×".join(map(str, t.shape)) or "scalar", t.dtype, t.bytes,
+        [t.param, t.slot or "no state", t.role or "", "" if t.shape is None else "×".join(map(str, t.shape)) or "scalar",
+         t.dtype or "", t.bytes,
          "" if t.norm is None else f"{t.norm:.6g}", "" if t.nan is None else t.nan, "" if t.inf is None else t.inf]
         for t in (*found.tensors, *found.weights)
     ]  # fmt: skip

@@ -28,13 +28,16 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One state tensor. slot: the framework's name; role: the rule's, None where it is not known."""
+    """One state tensor. slot: the framework's name; role: the rule's, None where it is not known.
+
+    A parameter without any state (never updated, or its rule keeps none) has one record with no slot.
+    """
 
     param: str
-    slot: str
+    slot: str | None
     role: str | None
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[int, ...] | None
+    dtype: str | None
     bytes: int
     sha256: str | None
     norm: float | None
@@ -89,6 +92,8 @@ def inspect(
         for path_, (slot, role) in _roles(native, state, key, path).items():
             array = native.slots[key][path_]
             out.tensors.append(_tensor(called[key], slot, role, array, quick))
+        if not native.slots.get(key):
+            out.tensors.append(TensorInfo(called[key], None, None, None, None, 0, None, None, None, None))
     out.weights = [_tensor(n, "value", None, a, quick) for n, a in native.weights.items()]
     _health(out, native.slots, called)
     return out
