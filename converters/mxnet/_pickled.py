@@ -18,6 +18,7 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULERS",
     "attributes",
+    "class_of",
     "is_array",
     "is_emitted",
     "is_optimizer",
@@ -118,6 +119,11 @@ _ARRAYS = (
     ("mxnet.numpy", "ndarray"),
     ("mxnet.numpy.multiarray", "ndarray"),
 )
+
+
+def class_of(optimizer: str | None) -> str | None:
+    """The class of ``Adam``, or of ``adam`` as MXNet's registry calls it; None where MXNet has none."""
+    return {name.lower(): name for name in OPTIMIZERS}.get((optimizer or "").lower())
 
 
 def module_of(optimizer: str) -> str:

@@ -41,7 +41,12 @@ def write(
     the position in the group. The group's arguments become the optimizer's attributes as they stand
     (constructor spellings such as ``learning_rate`` are accepted); what they lack comes from the
     class's defaults, the step counts from ``state.steps``. A parameter without slots gets no state:
-    MXNet creates it at its first update.
+    MXNet creates it at its first update. The optimizer is a class or the registry's name for it.
+
+    Two things MXNet does on loading: a gluon Trainer uses its parameters' own multipliers instead of
+    the file's ``lr_mult`` and ``wd_mult``; and an Updater keeps aggregating updates as the optimizer
+    that it was made with did, so make it with one of the same class.
+
     dump_optimizer: False for the states alone. numpy_mode: whether the file is for MXNet's NumPy
     mode, which loads no other; None for what ``allow_np_array`` says.
     Raises CheckpointError for what MXNet has no place for, NamingError where idx2name does not have
@@ -77,7 +82,7 @@ def _stored_names(arguments: Mapping[str, Any], optimizer: str | None) -> dict[s
     """Arguments by the names of attributes."""
     out = {k: v for k, v in arguments.items() if k not in ("param_dict", "sym")}
     stored_as = dict(_STORED_AS)
-    if "float_stable_eps" in pickled.OPTIMIZERS.get(optimizer or "", {}):
+    if "float_stable_eps" in pickled.OPTIMIZERS.get(pickled.class_of(optimizer) or "", {}):
         stored_as["eps"] = "float_stable_eps"
     for name, stored in stored_as.items():
         if name in out:
@@ -140,7 +145,7 @@ def _nested(places: Mapping[str, Any], where: str, optimizer: str | None) -> Any
         if path[-1] in node or max(path) > _MAX_INDEX:
             raise CheckpointError(f"{where}: slot {place} is taken or beyond [{_MAX_INDEX}]")
         node[path[-1]] = value
-    if optimizer in _STATELESS_BESIDE_MASTER and list(tree) == [0]:
+    if pickled.class_of(optimizer) in _STATELESS_BESIDE_MASTER and list(tree) == [0]:
         tree[1] = None
     return _tuple(tree)
 
@@ -158,18 +163,22 @@ def _optimizer(
     file: str,
     numpy_mode: bool,
 ) -> NewObj:
-    name, module = state.optimizer, given.get("__module__")
+    name, module = state.optimizer or "", given.get("__module__")
     if module is not None:
-        if name is None or not isinstance(module, str) or not pickled.is_emitted(module, name):
-            raise CheckpointError(f"{file}: {module}.{name} is not an optimizer that optexport emitted")
-    elif name not in pickled.OPTIMIZERS:
-        raise CheckpointError(
-            f"{file}: MXNet has no optimizer {name}; expected one of {', '.join(pickled.OPTIMIZERS)}; "
-            "emit one, or write the states alone"
-        )
+        if not isinstance(module, str) or not pickled.is_emitted(module, name):
+            raise CheckpointError(
+                f"{file}: {module}.{name} is not an optimizer that optexport emitted; expected a class name "
+                "that starts with Optexport"
+            )
+        attributes = pickled.attributes(None)
     else:
-        module = pickled.module_of(name)
-    attributes = pickled.attributes(None if "__module__" in given else name)
+        known = pickled.class_of(name)
+        if known is None:
+            raise CheckpointError(
+                f"{file}: MXNet has no optimizer {name!r}; expected one of {', '.join(pickled.OPTIMIZERS)}; "
+                "emit one, or write the states alone"
+            )
+        name, module, attributes = known, pickled.module_of(known), pickled.attributes(known)
     attributes["allow_np_array"] = numpy_mode
     for key, value in {**given, **state.extras.get("attributes", {})}.items():
         if key != "__module__":
@@ -181,7 +190,7 @@ def _optimizer(
     scheduler = state.extras.get("lr_scheduler")
     if scheduler is not None:
         attributes["lr_scheduler"] = _scheduler(scheduler, file)
-    return NewObj(Global(module, str(name)), state=attributes)
+    return NewObj(Global(module, name), state=attributes)
 
 
 def _storable(value: Any, where: str, numpy_mode: bool) -> Any:

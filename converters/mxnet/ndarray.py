@@ -314,7 +314,7 @@ def _record_parts(array: np.ndarray, where: str, numpy_shape: bool) -> tuple[byt
     head += struct.pack(f"<{array.ndim}q", *array.shape) + _CPU + struct.pack("<i", flag)
     # Bytes rather than elements: the buffer protocol does not know bfloat16.
     body = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
-    return head, memoryview(body)
+    return head, body.data
 
 
 def write_list(

@@ -364,8 +364,12 @@ def test_shared_arrays_are_decoded_once(saved: Any) -> None:
     ("change", "error", "message"),
     [
         ({"groups": []}, CheckpointError, "0 parameter groups; expected one, as MXNet has no more"),
-        ({"optimizer": "AdamW"}, CheckpointError, "MXNet has no optimizer AdamW; expected one of AdaDelta, "),
-        ({"optimizer": None}, CheckpointError, "MXNet has no optimizer None; expected one of AdaDelta, "),
+        (
+            {"optimizer": "AdamW"},
+            CheckpointError,
+            "MXNet has no optimizer 'AdamW'; expected one of AdaDelta, ",
+        ),
+        ({"optimizer": None}, CheckpointError, "MXNet has no optimizer ''; expected one of AdaDelta, "),
         (
             {"groups": [NativeGroup({"__module__": "os", "lr": 1.0}, ["0", "1"])]},
             CheckpointError,

@@ -130,7 +130,7 @@ def test_arguments_and_steps_are_enough(
     made = NativeState(
         "mxnet",
         checkpoint.FORMAT,
-        type(optimizer).__name__,
+        name,  # the registry's spelling
         [NativeGroup({"learning_rate": 0.03, "param_idx2name": None, **arguments}, read.groups[0].params)],
         read.slots,
         read.steps,
