@@ -159,8 +159,16 @@ def _split(
     return out
 
 
+def _split_eta(
+    a: Arguments, params: tuple[str, ...] | None
+) -> Sequence[tuple[dict[str, Any], tuple[str, ...] | None, float]]:
+    """``eta`` multiplies the whole update: the learning rate here, the decay through its link."""
+    return [(args, names, lr_mult * a["eta"]) for args, names, lr_mult in _split(a, params)]
+
+
 def _native(name: str, family: str, arguments: Arguments, **fields: Any) -> Native:
     variants = fields.pop("variants", ({},))
+    split = fields.pop("split", _split)
     return Native(
         "mxnet",
         name,
@@ -176,7 +184,7 @@ def _native(name: str, family: str, arguments: Arguments, **fields: Any) -> Nati
         links={**_LINKS, **fields.pop("links", {})},
         aliases={**_ALIASES, **fields.pop("aliases", {})},
         inert=_INERT,
-        split=_split,
+        split=split,
         counts_from="begin_num_update",
         **fields,
     )
@@ -224,10 +232,10 @@ OPTIMIZERS = (
         options=_adamw,
         links={
             **_BETAS,
-            "lr": Link("learning_rate", times="eta"),
             "weight_decay": Link("wd", times="eta"),
         },
         slots=_MOMENTS,
+        split=_split_eta,
         note="an operator, not a class; it skips an update whose rescale tensor is 0, NaN or infinite",
     ),
     _native(
