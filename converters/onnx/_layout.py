@@ -1,0 +1,87 @@
+"""How tensors share nodes: alone, in a bucket, in blocks, or in one flat buffer a group.
+
+Numbers are from ``benchmarks/update_step.py``. A chain of operators runs fastest on about a quarter
+of a million elements: enough for the runtime to use its threads, and the intermediates stay in the
+processor's cache. So big tensors are cut into such blocks (a Scan), and small ones, where a node
+costs more than its arithmetic, are joined.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["BLOCK", "Segment", "blocks", "buckets", "flat_shape", "segments", "size"]
+
+Shape = tuple[int, ...]
+
+BLOCK = 1 << 18  # elements that an update works on at a time
+SCAN_FROM = 1 << 20  # a parameter with fewer elements is not cut
+SMALL = 1 << 14  # a parameter with more elements is not joined with others
+BUCKET = 1 << 18  # elements of a bucket at most
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where a parameter lies in a flat buffer, in elements."""
+
+    name: str
+    offset: int
+    shape: Shape
+
+
+def size(shape: Shape) -> int:
+    return math.prod(shape)
+
+
+def blocks(shape: Shape) -> tuple[int, int] | None:
+    """(blocks, elements of each) that tile a parameter exactly, None where it is better left whole.
+
+    The size nearest to `BLOCK` between a quarter of it and four times it.
+    """
+    n = size(shape)
+    if n < SCAN_FROM:
+        return None
+    low, high = max(n // (4 * BLOCK), 2), 4 * n // BLOCK
+    counts = [c for c in range(low, high + 1) if n % c == 0]
+    if not counts:
+        return None
+    count = min(counts, key=lambda c: abs(math.log(n / c / BLOCK)))
+    return count, n // count
+
+
+def buckets(shapes: Mapping[str, Shape]) -> list[list[str]]:
+    """Names that share one chain: big parameters alone, small ones together up to `BUCKET`."""
+    out: list[list[str]] = []
+    current: list[str] = []
+    held = 0
+    for name, shape in shapes.items():
+        n = size(shape)
+        if n > SMALL or n == 0:
+            out.append([name])
+            continue
+        if current and held + n > BUCKET:
+            out.append(current)
+            current, held = [], 0
+        current.append(name)
+        held += n
+    return [*out, current] if current else out
+
+
+def segments(shapes: Iterable[tuple[str, Shape]]) -> list[Segment]:
+    """Parameters one after the other."""
+    out, offset = [], 0
+    for name, shape in shapes:
+        out.append(Segment(name, offset, shape))
+        offset += size(shape)
+    return out
+
+
+def flat_shape(elements: int) -> tuple[int, int]:
+    """(rows, row length) of a flat buffer that holds ``elements``: rows are near `BLOCK`.
+
+    A row's length is a multiple of 16, so up to 16 elements a row are padding at the buffer's end.
+    """
+    rows = max(1, round(elements / BLOCK))
+    return rows, max(16, -(-elements // (16 * rows)) * 16)
