@@ -1,0 +1,371 @@
+"""Runs update graphs on ONNX Runtime, and the native operators for parity. Imports onnxruntime.
+
+`UpdateSession` keeps parameters and slots in the runtime's memory and updates them in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
+from optexport.specs import Spec
+from optexport.state.training import TrainingState
+
+from ._native import native_snapshots
+from .emit import emit
+
+__all__ = ["UpdateSession", "native_snapshots", "snapshots"]
+
+Arrays = Mapping[str, Any]
+Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
+
+_DEVICES = {"CUDAExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
+
+
+@dataclass(frozen=True)
+class _View:
+    """Where a named tensor lies: ``buffer`` from element ``offset`` on, with ``shape``."""
+
+    buffer: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+class UpdateSession:
+    """An update graph with its state: load, then step.
+
+    model: the graph that `emit` made, or its path. providers: execution providers by name, in order of
+        preference. threads: of the CPU provider, 0 for all cores.
+    in_place: update parameters and slots where they lie (bit for bit the same numbers); with False,
+        and for outputs that the graph says must be copied, into second buffers.
+    flush_denormals: treat denormal numbers as zero. A second moment that underflows slows a step
+        several times otherwise; but values below 1e-38 then differ from the referee's, and ONNX
+        Runtime sets the mode for the thread that makes the process's first session, NumPy included.
+
+    Raises:
+        CheckpointError: the file is no update graph. UnknownNameError: a provider is not installed.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | str | os.PathLike[str],
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int = 0,
+        *,
+        in_place: bool = True,
+        flush_denormals: bool = False,
+    ) -> None:
+        proto, where = _model(model)
+        meta = {p.key: p.value for p in proto.metadata_props}
+        missing = [p for p in providers if p not in ort.get_available_providers()]
+        if missing:
+            raise UnknownNameError(
+                f"provider {missing[0]!r}: expected one of {', '.join(ort.get_available_providers())}"
+            )
+        _check_graph(proto, meta, where)
+        self._device = _DEVICES.get(providers[0], "cpu")
+        self._shapes = {i.name: _shape(i) for i in proto.graph.input}
+        self._types = {i.name: _numpy_type(i) for i in proto.graph.input}
+        self._names, self._views = _names(proto, meta)
+        self._scalars = {
+            n: np.zeros((), t) for n, t in self._types.items() if n != "step" and n in self._names["scalars"]
+        }
+        self._rates_set = False
+        proto, self._direct = _without_output_views(proto)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # The update is one part of a training step: its threads must not keep the cores busy after it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if flush_denormals:
+            options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=list(providers))
+        copied = set(json.loads(meta.get("optexport.copied", "null")) or ())
+        known = "optexport.copied" in meta
+        self._aliased = {s: in_place and known and f"{s}.new" not in copied for s in self._names["state"]}
+        self._step = np.zeros((), np.int64)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """Buffers of inputs and outputs, all zero, and what binds them."""
+        self._front: dict[str, Any] = {}
+        self._back: dict[str, Any] = {}
+        for name in (*self._names["state"], *self._names["grads"]):
+            self._front[name] = self._buffer(name)
+        for name in self._names["state"]:
+            self._back[name] = self._front[name] if self._aliased[name] else self._buffer(name)
+        self._held = [ort.OrtValue.ortvalue_from_numpy(a) for a in (self._step, *self._scalars.values())]
+        self._next = np.zeros((), np.int64)
+        self._binding = self._session.io_binding()
+        for name, value in zip(("step", *self._scalars), self._held, strict=True):
+            self._binding.bind_ortvalue_input(name, value)
+        self._binding.bind_output("step.new", "cpu", 0, np.int64, [], self._next.ctypes.data)
+        for name in self._front:
+            self._binding.bind_ortvalue_input(name, self._front[name])
+        for name in self._names["state"]:
+            self._bind_output(name)
+
+    def _buffer(self, name: str) -> Any:
+        array = np.zeros(self._shapes[name], self._types[name])
+        return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+    def _bind_output(self, name: str) -> None:
+        # The output may be the same memory under another shape: rows of a parameter.
+        graph_name, shape = self._direct.get(f"{name}.new", (f"{name}.new", self._shapes[name]))
+        self._binding.bind_output(
+            graph_name, self._device, 0, self._types[name], list(shape), self._back[name].data_ptr()
+        )
+
+    @property
+    def step_count(self) -> int:
+        """Completed updates."""
+        return int(self._step)
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """name -> value. On the CPU these are the session's own memory, which the next step changes."""
+        return {name: self._read(view) for (name, key), view in self._views.items() if key == "param"}
+
+    @property
+    def slots(self) -> dict[str, dict[str, np.ndarray]]:
+        """name -> slot -> value; memory as for `params`."""
+        out: dict[str, dict[str, np.ndarray]] = {n: {} for n, key in self._views if key == "param"}
+        for (name, key), view in self._views.items():
+            if key not in ("param", "grad"):
+                out[name][key] = self._read(view)
+        return out
+
+    @property
+    def grads(self) -> dict[str, np.ndarray]:
+        """name -> gradient buffer. On the CPU, fill these and call `step` without gradients."""
+        return {name: self._read(view) for (name, key), view in self._views.items() if key == "grad"}
+
+    def load(
+        self,
+        params: Arrays,
+        slots: Mapping[str, Arrays] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Set all parameters and slots; slots that are absent become zeros.
+
+        Raises:
+            CheckpointError: a parameter has no value, or an array has another shape.
+            UnknownNameError: a slot that the graph does not have.
+        """
+        given = {(n, "param"): v for n, v in params.items()}
+        given |= {(n, s): v for n, held in (slots or {}).items() for s, v in held.items()}
+        unknown = [k for k in given if k not in self._views]
+        if unknown:
+            name, key = unknown[0]
+            what = f"parameter {name!r}" if key == "param" else f"parameter {name!r}, slot {key!r}"
+            raise UnknownNameError(f"{what}: the graph has no such input; expected {', '.join(self._inputs())}")
+        for (name, key), view in self._views.items():
+            if key == "grad":
+                continue
+            if key == "param" and (name, key) not in given:
+                raise CheckpointError(f"input {name!r}: expected a value, found none; pass it in params")
+            self._write(view, given.get((name, key), 0), f"{name}.{key}" if key != "param" else name)
+        self._step[...] = step
+
+    def step(self, grads: Arrays | None = None, lr: float | Sequence[float] | None = None, **hyper: float) -> None:
+        """One update.
+
+        grads: name -> gradient, every one; None where the buffers of `grads` were filled. lr: learning
+            rate, before ``lr_mult``; a sequence gives ``lr.0``, ``lr.1``, … in order. None: that of
+            the step before. hyper: other runtime inputs by name (``lr.0`` as ``**{"lr.0": …}``).
+
+        Raises:
+            HyperparameterError: an input of the graph has no value, or an array has another shape.
+        """
+        self._set_scalars(lr, hyper)
+        if grads is not None:
+            for (name, key), view in self._views.items():
+                if key == "grad":
+                    if name not in grads:
+                        raise HyperparameterError(f"input '{name}.grad': expected a gradient, found none")
+                    self._write(view, grads[name], f"{name}.grad")
+            unknown = [n for n in grads if (n, "grad") not in self._views]
+            if unknown:
+                raise UnknownNameError(f"gradient for {unknown[0]!r}: the graph has no such parameter")
+        self._session.run_with_iobinding(self._binding)
+        self._step[...] = self._next
+        for name, aliased in self._aliased.items():
+            if not aliased:
+                self._front[name], self._back[name] = self._back[name], self._front[name]
+                self._binding.bind_ortvalue_input(name, self._front[name])
+                self._bind_output(name)
+
+    def _set_scalars(self, lr: float | Sequence[float] | None, hyper: Mapping[str, float]) -> None:
+        values = dict(hyper)
+        rates = [n for n in self._scalars if n == "lr" or n.startswith("lr.")]
+        if lr is not None:
+            given = [float(lr)] * len(rates) if np.ndim(lr) == 0 else [float(x) for x in lr]  # type: ignore[arg-type,union-attr]
+            if len(given) != len(rates):
+                raise HyperparameterError(f"lr: expected one value or {len(rates)} ({', '.join(rates)}), found {len(given)}")
+            values |= dict(zip(rates, given, strict=True))
+        for name, value in values.items():
+            if name not in self._scalars:
+                raise UnknownNameError(f"{name!r}: expected a runtime input among {', '.join(self._scalars) or 'none'}")
+            self._scalars[name][...] = value
+        if not self._rates_set:
+            missing = [n for n in self._scalars if n not in values]
+            if missing:
+                raise HyperparameterError(f"input {missing[0]!r}: expected a value at the first step, found none")
+            self._rates_set = True
+
+    def _inputs(self) -> list[str]:
+        return [n if key == "param" else f"{n}.{key}" for n, key in self._views if key != "grad"]
+
+    def _read(self, view: _View) -> np.ndarray:
+        flat = self._front[view.buffer].numpy().reshape(-1)
+        return flat[view.offset : view.offset + int(np.prod(view.shape))].reshape(view.shape)
+
+    def _write(self, view: _View, value: Any, where: str) -> None:
+        array = np.asarray(value)
+        if array.ndim and array.shape != view.shape or array.ndim == 0 and where.endswith(".grad") and view.shape:
+            raise HyperparameterError(f"input {where!r}: expected shape {view.shape}, found {array.shape}")
+        if self._device == "cpu":
+            np.copyto(self._read(view), array, casting="unsafe")
+            return
+        whole = self._front[view.buffer].numpy()
+        end = view.offset + int(np.prod(view.shape))
+        whole.reshape(-1)[view.offset : end] = np.broadcast_to(array, view.shape).reshape(-1)
+        self._front[view.buffer].update_inplace(whole)
+
+
+def snapshots(
+    spec: Spec,
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+    slots: Mapping[str, Arrays] | None = None,
+    steps: Mapping[str, int] | int | None = None,
+    **options: Any,
+) -> Iterator[Snapshot]:
+    """Run the emitted graph on the CPU; after each step the parameters, and the slots by the rule's names.
+
+    params: name -> array. grads: one mapping a step, with a gradient for every parameter.
+    lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
+    dtype: of parameters, gradients and slots: float32, float64 or float16.
+    slots, steps: where to start from; slots that are absent start at their initial values.
+    options: of `emit` (``layout``, ``runtime``) and ``in_place``.
+
+    Raises:
+        UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
+        HyperparameterError: a gradient is absent: the graph updates every parameter.
+    """
+    spec = spec.settle(params)
+    counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
+    values = {n: np.asarray(v, dtype) for n, v in params.items()}
+    start = TrainingState(spec, values, slots or {}, counts)
+    wanted = {n: [s.name for s in spec.group(n).rule.slots] for n in values}
+    full = {n: {s: v for s, v in start.full_slots(n).items() if s in wanted[n]} for n in values}
+    in_place = bool(options.pop("in_place", True))
+    session = UpdateSession(emit(spec, values, dtype=dtype, steps=counts, **options), threads=1, in_place=in_place)
+    session.load(values, full, max(counts.values(), default=0))
+    own = spec.lrs[0] if spec.one_lr else spec.lrs
+    for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
+        session.step(gradients, own if lr is None else lr)
+        yield (
+            {n: v.copy() for n, v in session.params.items()},
+            {n: {s: v.copy() for s, v in held.items()} for n, held in session.slots.items()},
+        )
+
+
+def _model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
+    if isinstance(model, onnx.ModelProto):
+        return model, "model"
+    path = os.fspath(model)
+    try:
+        return onnx.load(path), path
+    except OSError as e:
+        raise CheckpointError(f"{path}: expected an ONNX file, found {e.strerror or e}") from None
+    except Exception:
+        raise CheckpointError(f"{path}: expected an ONNX file, found something else") from None
+
+
+def _check_graph(proto: onnx.ModelProto, meta: Mapping[str, str], where: str) -> None:
+    names = {i.name for i in proto.graph.input}
+    if "step" not in names or "optexport.spec" not in meta:
+        raise CheckpointError(f"{where}: expected an update graph that optexport emitted, found another graph")
+
+
+def _shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
+
+
+def _numpy_type(info: onnx.ValueInfoProto) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+
+
+def _names(
+    proto: onnx.ModelProto, meta: Mapping[str, str]
+) -> tuple[dict[str, list[str]], dict[tuple[str, str], _View]]:
+    """Graph inputs by kind, and where each (parameter, ``param`` | ``grad`` | slot) lies."""
+    shapes = {i.name: _shape(i) for i in proto.graph.input}
+    state = [o.name[: -len(".new")] for o in proto.graph.output if o.name != "step.new"]
+    views: dict[tuple[str, str], _View] = {}
+    flat = json.loads(meta["optexport.flat"])["buffers"] if "optexport.flat" in meta else None
+    if flat is not None:
+        for buffer in flat:
+            for s in buffer["segments"]:
+                for key in ("param", "grad", *buffer["slots"]):
+                    name = buffer["name"] if key == "param" else f"{buffer['name']}.{key}"
+                    views[s["name"], key] = _View(name, s["offset"], tuple(s["shape"]))
+    else:
+        params = [n for n in state if f"{n}.grad" in shapes]
+        for name in params:
+            views[name, "param"] = _View(name, 0, shapes[name])
+            views[name, "grad"] = _View(f"{name}.grad", 0, shapes[name])
+        owners = sorted(params, key=len, reverse=True)
+        for name in state:
+            if name not in params:
+                owner = next(p for p in owners if name.startswith(f"{p}."))
+                views[owner, name[len(owner) + 1 :]] = _View(name, 0, shapes[name])
+    grads = list(dict.fromkeys(v.buffer for (_, key), v in views.items() if key == "grad"))
+    scalars = [n for n in shapes if n not in state and n not in grads and n != "step"]
+    return {"state": state, "grads": grads, "scalars": scalars}, views
+
+
+def _without_output_views(
+    proto: onnx.ModelProto,
+) -> tuple[onnx.ModelProto, dict[str, tuple[str, tuple[int, ...]]]]:
+    """The graph with outputs taken before a final Reshape, and their names and shapes there.
+
+    The runtime copies a tensor that it reshapes into an output. The session owns the memory and can
+    look at it under any shape, so it takes the result of a Scan as it is: rows of a parameter.
+    """
+    initial = {i.name: i for i in proto.graph.initializer}
+    reshapes = {n.output[0]: n for n in proto.graph.node if n.op_type == "Reshape" and not n.domain}
+    scans = {o: n for n in proto.graph.node if n.op_type == "Scan" for o in n.output}
+    found = {}
+    for out in proto.graph.output:
+        node = reshapes.get(out.name)
+        if node is None or node.input[0] not in scans:
+            continue
+        # The rows' shape is that of the Reshape before the Scan.
+        before = reshapes[scans[node.input[0]].input[0]]
+        rows = onnx.numpy_helper.to_array(initial[before.input[1]])
+        found[out.name] = (node.input[0], tuple(int(n) for n in rows))
+    if not found:
+        return proto, {}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    kept = [n for n in copy.graph.node if not (n.output and n.output[0] in found)]
+    del copy.graph.node[:]
+    copy.graph.node.extend(kept)
+    for out in copy.graph.output:
+        if out.name in found:
+            name, shape = found[out.name]
+            kind = out.type.tensor_type.elem_type
+            out.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, list(shape)))
+    return copy, found
