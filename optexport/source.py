@@ -16,9 +16,11 @@ import builtins
 import hashlib
 import json
 import keyword
+import linecache
 import math
 import re
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +45,7 @@ __all__ = [
     "docstring",
     "entries",
     "execute",
+    "first_step",
     "functions",
     "module",
     "number",
@@ -143,18 +146,13 @@ def functions(name: str, rule: Rule, operators: Operators) -> Functions:
     Raises:
         RuleError: a name of the rule is not a Python identifier (a rule read from a file).
     """
-    for kind, names in (
-        ("rule", (name,)),
-        ("slot", (*rule.program.outputs, *rule.slot_names, *(i.name for i in rule.program.inputs("slot")))),
-        (
-            "hyperparameter",
-            [h.name for h in rule.hyperparameters] + [i.name for i in rule.program.inputs("hyper")],
-        ),
-    ):
+    slots = (*rule.program.outputs, *rule.slot_names, *(i.name for i in rule.program.inputs("slot")))
+    hypers = (*(h.name for h in rule.hyperparameters), *(i.name for i in rule.program.inputs("hyper")))
+    for kind, names in (("rule", (name,)), ("slot", slots), ("hyperparameter", hypers)):
         for each in names:
             if not _is_identifier(each):
                 raise RuleError(
-                    f"{kind} {each!r}: expected a Python identifier in ASCII; rename it to emit source"
+                    f"{kind} {each!r}: expected an ASCII Python identifier; rename it to emit source"
                 )
     init, update = _init(name, rule, operators), _Writer(rule.program, operators).function(name, rule)
     helpers = {**_HELPERS, **operators.helpers}
@@ -268,9 +266,13 @@ class _Writer:
         return all(self.program.nodes[a].op in ("input", "const") or a in self.names for a in node.args)
 
     def _assign(self, i: int, name: str) -> None:
-        text = self._expression(i)[0]
-        self.names[i] = self._fresh(name)
-        self.lines.append(f"    {self.names[i]} = {text}")
+        self.names[i] = self._name(self._expression(i)[0], name)
+
+    def _name(self, text: str, suggested: str) -> str:
+        """A new variable that holds ``text``."""
+        name = self._fresh(suggested)
+        self.lines.append(f"    {name} = {text}")
+        return name
 
     def _result(self, i: int) -> str:
         """An output: a constant made a tensor, an input copied so that it is not shared."""
@@ -302,7 +304,8 @@ class _Writer:
                 self._assign(i, self._suggest(node))
                 text, own = self.names[i], _ATOM
         if lifted:
-            return self.operators.full.format(text)
+            text = self.operators.full.format(text)
+            return text if len(text) <= _OPERAND else self._name(text, "x")
         return f"({text})" if own < binding else text
 
     def _is_tensor(self, i: int) -> bool:
@@ -445,20 +448,33 @@ def class_name(spec: Spec, given: str | None) -> str:
     return "Optexport" + "".join(word.capitalize() for word in words)
 
 
+def first_step(spec: Spec) -> int:
+    """What a fresh optimizer's step counter starts at.
+
+    Raises:
+        HyperparameterError: groups differ in it.
+    """
+    found = sorted({group.first_step for group in spec.groups})
+    if len(found) > 1:
+        raise HyperparameterError(f"spec: first_step expected alike in all groups, found {found}")
+    return found[0]
+
+
 def docstring(title: str, rules: Mapping[str, Rule], *paragraphs: str) -> str:
     """A module's docstring: the equations and the digest of each rule, then ``paragraphs``."""
     lines = [title, ""]
     for name, rule in rules.items():
         if len(rules) > 1:
             lines += [f"{name}:", ""]
-        lines += [*(f"    {line}" for line in equations(rule.program)), ""]
         choices = families()[rule.family].options if rule.family in families() else {}
-        lines += [
-            f"    {o} = {str(v).lower()}: {choices[o].choices[v]}"
+        meaning = [
+            f"{o} = {str(v).lower()}: {choices[o].choices[v]}"
             for o, v in rule.options.items()
             if o in choices
         ]
-        lines += [f"    rule digest {rule.digest}", ""]
+        for line in (*equations(rule.program), "", *meaning, f"rule digest {rule.digest}"):
+            lines += textwrap.wrap(line, WIDTH, initial_indent="    ", subsequent_indent=" " * 8) or [""]
+        lines.append("")
     for paragraph in paragraphs:
         lines += [paragraph.strip("\n"), ""]
     text = "\n".join(lines).rstrip().replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
@@ -490,6 +506,8 @@ def execute(text: str) -> ModuleType:
         sys.modules[name] = made
         try:
             exec(compile(text, f"<{name}>", "exec"), made.__dict__)
+            # So that a traceback shows the line.
+            linecache.cache[f"<{name}>"] = (len(text), None, text.splitlines(keepends=True), f"<{name}>")
         except BaseException:
             del sys.modules[name]
             raise

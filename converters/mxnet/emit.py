@@ -125,8 +125,8 @@ def emit(spec: Spec, params: Mapping[str, Any] | None = None, *, class_name: str
     class_name: also the registry's name (lower case); made of the rules' names when None.
 
     Raises:
-        HyperparameterError: no group, a ``class_name`` that is no identifier, or groups of which only
-            some have ``rescale_grad``.
+        HyperparameterError: no group, a ``class_name`` that is no identifier, groups of which only
+            some have ``rescale_grad``, or whose steps count from different numbers.
         UnknownNameError: a group lists a parameter that ``params`` lacks.
     """
     if params is not None:
@@ -212,7 +212,7 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
     docs = {h.name: h.doc for rule in rules.values() for h in rule.hyperparameters}
     docs["lr"] = f"{number(defaults['lr'])} when None, or what the scheduler has"
     parts = (
-        *_constructor(defaults, bool(check)),
+        *_constructor(defaults, source.first_step(spec), bool(check)),
         *check,
         *_values(spec, defaults),
         *([_GROUP_METHOD] if len(spec.groups) > 1 else []),
@@ -225,7 +225,7 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
     return "\n".join((*head, intro, "", *listed, '    """', "", *parts))
 
 
-def _constructor(defaults: Mapping[str, float], check: bool) -> list[str]:
+def _constructor(defaults: Mapping[str, float], first: int, check: bool) -> list[str]:
     own = [h for h in defaults if h not in _BASE and h != _CLIP]
     arguments = ["self", "learning_rate=None", *(f"{h}={number(defaults[h])}" for h in own)]
     passed = ["learning_rate=learning_rate"]
@@ -239,6 +239,7 @@ def _constructor(defaults: Mapping[str, float], check: bool) -> list[str]:
         *call("    def __init__(", [*arguments, "**kwargs"], "):"),
         '        if learning_rate is None and kwargs.get("lr_scheduler") is None:',
         f"            learning_rate = {number(defaults['lr'])}",
+        *([f'        kwargs.setdefault("begin_num_update", {first})'] if first else []),
         *call("        super().__init__(", [*passed, "**kwargs"], ")"),
         *(f"        self.{h} = {h}" for h in own),
         *(["        self._check()"] if check else []),

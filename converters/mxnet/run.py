@@ -51,7 +51,7 @@ def snapshots(
     spec = spec.settle(params)
     if lrs is not None and not spec.one_lr:
         raise HyperparameterError(
-            "lrs: expected groups of one learning rate, found several; MXNet multiplies one"
+            "lrs: expected one learning rate in all groups, found several; MXNet multiplies one"
         )
     with warnings.catch_warnings():
         # MXNet warns when a second class takes a registered name.

@@ -67,7 +67,7 @@ _STEP = '''\
                     raise RuntimeError("{name}: expected dense gradients, found a sparse one")
                 state = self.state[param]
                 if not state:
-                    state.update({init}(param, group), step=0)
+                    state.update({init}(param, group), step={first})
                 new, slots = {update}(param, param.grad, int(state["step"]), group, state)
                 state.update(slots, step=int(state["step"]) + 1)
                 param.copy_(new)
@@ -104,7 +104,8 @@ def emit(spec: Spec, params: Mapping[str, Any] | None = None, *, class_name: str
     class_name: of the optimizer; made of the rules' names when None.
 
     Raises:
-        HyperparameterError: no group, or a ``class_name`` that is no identifier.
+        HyperparameterError: no group, a ``class_name`` that is no identifier, or groups whose steps
+            count from different numbers.
         UnknownNameError: a group lists a parameter that ``params`` lacks.
     """
     if params is not None:
@@ -164,9 +165,13 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
         choose = '            init, update = RULES[group["rule"]]\n'
         names = {"choose": choose, "init": "init", "update": "update"}
     return "\n".join(
-        (*head, "        super().__init__(params, defaults)", "", _STEP.format(name=name, **names))
+        (
+            *head,
+            "        super().__init__(params, defaults)",
+            "",
+            _STEP.format(name=name, first=source.first_step(spec), **names),
+        )
     )
-
 
 
 def emitted_state(state: TrainingState, module: str) -> NativeState:
@@ -176,7 +181,9 @@ def emitted_state(state: TrainingState, module: str) -> NativeState:
     module: unused; a state_dict names no class.
     """
     del module
-    out = NativeState("torch", "", source.class_name(state.spec, None), named=True, weights=dict(state.params))
+    out = NativeState(
+        "torch", "", source.class_name(state.spec, None), named=True, weights=dict(state.params)
+    )
     many = len(source.rules_of(state.spec)) > 1
     for g in state.spec.groups:
         arguments: dict[str, Any] = {"rule": rule_name(g.rule)} if many else {}

@@ -1,0 +1,228 @@
+"""Programs as Python source, with NumPy as the framework: the emitted functions equal the referee."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optexport import ir, source
+from optexport.errors import HyperparameterError, RuleError
+from optexport.ir.ops import OPS
+from optexport.reference import run
+from optexport.rules import Rule
+from optexport.rules.base import Hyper, Slot
+from optexport.specs import Group, Spec
+
+NUMPY = source.Operators(
+    functions={
+        **{op: f"np.{op}({{0}})" for op in ("sqrt", "exp", "log", "abs", "sign")},
+        "pow": "np.power({0}, {1})",
+        "min": "np.minimum({0}, {1})",
+        "max": "np.maximum({0}, {1})",
+        "where": "np.where({0}, {1}, {2})",
+        "sum": "float(np.sum({0}, dtype=np.float64))",
+        "mean": "float(np.mean({0}, dtype=np.float64))",
+        "norm": "float(np.sqrt(np.square({0}, dtype=np.float64).sum()))",
+    },
+    scalar_bound={"min": "np.minimum({0}, {1})", "max": "np.maximum({0}, {1})"},
+    full="np.full_like(param, {0})",
+    zeros="np.zeros_like(param)",
+    copy="{0}.copy()",
+    lift={},
+    modules=("np", "math"),
+)
+HYPERS = (Hyper("lr", 0.1, 0, 1, ""), Hyper("sum", 0.5, 0, 1, ""))
+SLOTS = (Slot("m", ""), Slot("step", "", init="lr"))
+
+
+def rule(program: ir.Program, slots: tuple[Slot, ...] = SLOTS) -> Rule:
+    return Rule("random", {}, program, slots, HYPERS)
+
+
+def compiled(made: Rule) -> tuple[Any, Any]:
+    functions = source.functions("f", made, NUMPY)
+    text = source.module(
+        '"""A test."""\n',
+        (*functions.helpers.values(), functions.init, functions.update),
+        "import numpy as np",
+    )
+    module = source.execute(text)
+    return module.init_f, module.update_f
+
+
+def random_program(seed: int) -> ir.Program:
+    """Any operators on any operands; host scalars stay where Python has a value for them."""
+    r, rng = ir.Tracer(), random.Random(seed)
+    tensors = [r.param, r.grad, r.slot("m"), r.slot("step")]
+    scalars = [r.hyper("lr"), r.hyper("sum"), r.step, ir.cast(r.hyper("lr"), ir.FLOAT32)]
+
+    def any_value() -> Any:
+        return rng.choice([*tensors, *tensors, *scalars, round(rng.uniform(-2, 2), 2)])
+
+    for _ in range(rng.randint(4, 25)):
+        a, b = rng.choice(tensors), any_value()
+        a, b = (a, b) if rng.random() < 0.5 else (b, a)
+        condition = rng.choice([lambda a, b: a < b, lambda a, b: a <= b, lambda a, b: r.value(a).equals(b)])
+        tensors.append(
+            rng.choice(
+                [
+                    lambda a, b: a + b,
+                    lambda a, b: a - b,
+                    lambda a, b: a * b,
+                    lambda a, b: a / b,
+                    lambda a, b: -(r.value(a) + b),
+                    ir.minimum,
+                    ir.maximum,
+                    lambda a, b: ir.sqrt(a + b),
+                    lambda a, b: ir.sign(a * b),
+                    lambda a, b, c=condition: ir.where(c(a, b), any_value(), r.value(b)) + a * b,
+                    lambda a, b: ir.where(r.step < 2, a, b) + b - a,
+                    lambda a, b: ir.absolute(a - b) ** r.value(any_value()),
+                ]
+            )(a, b)
+        )
+        x, y = rng.choice(scalars), rng.choice([*scalars, 0.75])
+        scalars.append(
+            rng.choice(
+                [
+                    lambda x, y: x + y,
+                    lambda x, y: 1 - x * y,
+                    lambda x, y: ir.minimum(x, y),
+                    lambda x, y: ir.where(x < y, x, x / y),
+                    lambda x, y: ir.sqrt(ir.absolute(x)),
+                    lambda x, y: ir.sign(x) - y,
+                    lambda x, y: ir.cast(x, ir.FLOAT32),
+                    lambda x, y: ir.mean(rng.choice(tensors)) / y,
+                    lambda x, y: ir.minimum(ir.norm(rng.choice(tensors)), 2.0) ** y,
+                ]
+            )(x, y)
+        )
+        if rng.random() < 0.3:
+            r.let(rng.choice(["m_hat", "t", "lr", "np", "class", "x", "η", "a b"]), tensors[-1])
+    return r.finish(param=tensors[-1] + scalars[-1], m=rng.choice(tensors), step=rng.choice(tensors))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("seed", range(150))
+def test_source_equals_the_interpreter(seed: int, dtype: str) -> None:
+    program = random_program(seed)
+    _, update = compiled(rule(program))
+    rng = np.random.default_rng(seed)
+    tensors = {k: rng.standard_normal(6).astype(dtype) for k in ("param", "grad", "m", "step")}
+    hyper = {"lr": 0.1, "sum": 0.7}
+    for step in (0, 3):
+        inputs = {"param": tensors["param"], "grad": tensors["grad"], "step": step}
+        inputs |= {"slot:m": tensors["m"], "slot:step": tensors["step"]}
+        inputs |= {f"hyper:{k}": v for k, v in hyper.items()}
+        expected = run(program, inputs, dtype)
+        slots = {"m": tensors["m"], "step": tensors["step"]}
+        with np.errstate(all="ignore"):
+            param, new = update(tensors["param"], tensors["grad"], step, hyper, slots)
+        for name, value in {"param": param, **new}.items():
+            assert value.dtype == np.dtype(dtype)
+            np.testing.assert_array_equal(value, expected[name])
+            assert not any(np.shares_memory(value, t) for t in tensors.values())
+
+
+def test_every_operator_of_the_ir_can_be_written() -> None:
+    r = ir.Tracer()
+    args = {"real": (r.param, r.grad), "scalar": (r.param,), "select": (r.param < 0, r.param, r.grad)}
+    for op in OPS.values():
+        if op.result == "cast":
+            continue
+        from optexport.ir.trace import _apply
+
+        for values in (
+            args.get(op.result, args["real"])[: op.arity],
+            (r.hyper("lr"), r.hyper("sum"))[: op.arity],
+        ):
+            if len(values) < op.arity or (op.result == "scalar" and not values[0].type.is_tensor):
+                continue
+            made = _apply(op.name, *values)
+            new = ir.where(made, r.param, r.grad) if made.type.is_truth else r.param + made
+            program = r.program({"param": new})
+            compiled(rule(program, ()))
+
+
+def test_parentheses_keep_the_order_of_the_arithmetic() -> None:
+    r = ir.Tracer()
+    w, g, lr = r.param, r.grad, r.hyper("lr")
+    for value, text in (
+        (w + (g + lr), "param + (grad + lr)"),
+        ((w + g) + lr, "param + grad + lr"),
+        (w - (g - lr), "param - (grad - lr)"),
+        (w * (g / lr), "param * (grad / lr)"),
+        (w / g * lr, "param / grad * lr"),
+        (-(w * g), "-(param * grad)"),
+        ((-w) * g, "-param * grad"),
+        ((w**2.0) ** lr, "(param**2)**lr"),
+        ((-w) ** 2.0, "(-param)**2"),
+        (w * -2.0, "param * -2"),
+        (w - 1e-8, "param - 1e-08"),
+        (ir.minimum(w, g + lr), "np.minimum(param, grad + lr)"),
+        (ir.minimum(lr, w), "np.minimum(param, lr)"),
+    ):
+        operators = source.Operators(**{**NUMPY.__dict__, "functions": {**NUMPY.functions}})
+        del operators.functions["pow"]  # type: ignore[attr-defined]
+        text_found = source.functions("f", rule(r.program({"param": value}), ()), operators).update
+        assert f"new_param = {text}\n" in text_found
+
+
+def test_inputs_that_stay_are_copied_and_constants_filled() -> None:
+    r = ir.Tracer()
+    program = r.program({"param": r.grad, "m": r.param, "step": r.slot("m")})
+    init, update = compiled(rule(program))
+    param, grad, m = np.ones(3), np.full(3, 2.0), np.full(3, 3.0)
+    new, slots = update(param, grad, 0, {"lr": 0.1}, {"m": m})
+    assert (new[0], slots["m"][0], slots["step"][0]) == (2, 1, 3)
+    assert not np.shares_memory(new, grad) and not np.shares_memory(slots["m"], param)
+    assert {k: v.tolist() for k, v in init(param, {"lr": 0.25}).items()} == {"m": [0] * 3, "step": [0.25] * 3}
+
+
+@pytest.mark.parametrize("name", ["x']; import os; ['", "class", "a b", "η", "", "1x"])
+def test_a_name_that_is_no_identifier_is_refused(name: str) -> None:
+    r = ir.Tracer()
+    used = r.program({"param": r.param, name: r.grad})
+    for made in (
+        rule(used, (Slot(name, ""),)),
+        rule(r.program({"param": r.param * r.hyper(name)}), ()),
+        Rule("random", {}, r.program({"param": r.param}), (), (Hyper(name, 0, 0, 1, ""),)),
+    ):
+        with pytest.raises(RuleError, match="expected an ASCII Python identifier"):
+            source.functions("f", made, NUMPY)
+
+
+def test_labels_and_documents_cannot_break_out() -> None:
+    r = ir.Tracer()
+    hostile = 'x\n"""\nraise SystemExit\n"""\\'
+    program = r.finish(param=r.let(hostile, r.param + 1) * 2)
+    made = rule(program, ())
+    functions = source.functions("f", made, NUMPY)
+    text = source.docstring("Title", {"f": made}, 'ends in a quote"')
+    module = source.execute(source.module(text, (functions.init, functions.update), "import numpy as np"))
+    assert module.update_f(np.ones(1), np.ones(1), 0, {}, {})[0].tolist() == [4]
+
+
+def test_numbers_come_back() -> None:
+    import math
+
+    for value in (0.1, -0.0, 1e-300, math.inf, -math.inf, 1 / 3, 2.0**70):
+        found = eval(source.number(value))
+        assert found == value and math.copysign(1, found) == math.copysign(1, value)
+    assert math.isnan(eval(source.number(math.nan)))
+
+
+def test_an_empty_spec_is_refused() -> None:
+    with pytest.raises(HyperparameterError, match="expected at least one parameter group"):
+        source.rules_of(Spec(()))
+
+
+def test_names_of_rules_are_distinct() -> None:
+    r = ir.Tracer()
+    program = r.finish(param=r.param * 2)
+    groups = [Group(Rule("own", {"kind": k}, program, (), ()), {"lr": 0.1}) for k in ("a", "b", "a")]
+    assert len(source.rules_of(Spec(tuple(groups)))) == 2
+    assert source.class_name(Spec(tuple(groups)), None) == "OptexportOwnGroups"
