@@ -71,7 +71,8 @@ class Functions:
     update: tensors in the order of ``tensors`` and then ``crossing`` -> the new values, in the order
         of ``outputs``. scalars: None where the update needs no scalar.
     tensors: keys of the tensor inputs that are read (``param``, ``grad``, slot names).
-    crossing: names of the scalars that the update takes.
+    crossing: names of the scalars that the update takes. direct: those of them that are a graph input
+        as it stands, by that input's key; the others are the scalar function's results, in order.
     hosted: keys of the scalar function's inputs: ``step`` and hyperparameter names, all in double.
     copied: outputs that must not be written over the input of the same name.
     """
@@ -80,6 +81,7 @@ class Functions:
     scalars: onnx.FunctionProto | None
     tensors: tuple[str, ...]
     crossing: tuple[str, ...]
+    direct: Mapping[str, str]
     hosted: tuple[str, ...]
     outputs: tuple[str, ...]
     copied: frozenset[str]
@@ -110,11 +112,19 @@ class _Body:
         return self.add("Constant", (), self.name(hint), value=tensor)
 
 
-def functions(program: Program, name: str, dtype: int, known: Mapping[str, float], title: str = "") -> Functions:
+def functions(
+    program: Program,
+    name: str,
+    dtype: int,
+    known: Mapping[str, float],
+    bare: frozenset[str] = frozenset(),
+    title: str = "",
+) -> Functions:
     """The two functions of a folded program.
 
     name: stem of the functions' names. dtype: ONNX element type of the tensors. known: hyperparameters
-    that were folded in, to call constants by their names.
+    that were folded in, to call constants by their names. bare: runtime hyperparameters that no
+    multiplier changes, so that the update may take the graph's input itself.
     """
     host = set(scalars(program))
     compute = compute_type(dtype)
@@ -123,12 +133,31 @@ def functions(program: Program, name: str, dtype: int, known: Mapping[str, float
     update, tensors = _update(program, host, dtype, dict(zip(crossing, names, strict=True)))
     outputs = tuple(program.outputs)
     proto = _function(name, tensors + names, [f"{o}.new" for o in outputs], update, [title, *equations(program)])
-    made, hosted = None, ()
-    if crossing:
-        body, hosted, inputs = _scalars(program, host, dict(zip(crossing, names, strict=True)))
-        made = _function(f"{name}_scalars", inputs, names, body, [f"Scalars of one step, for {name}."])
+    named = dict(zip(crossing, names, strict=True))
+    direct = {n: key for (i, kind), n in named.items() if (key := _bare(program, i, kind, compute, bare))}
+    made: onnx.FunctionProto | None = None
+    hosted: tuple[str, ...] = ()
+    computed = {c: n for c, n in named.items() if n not in direct}
+    if computed:
+        body, hosted, inputs = _scalars(program, host, computed)
+        about = [f"Scalars of one step, for {name}."]
+        made = _function(f"{name}_scalars", inputs, list(computed.values()), body, about)
     copied = frozenset(o for o in outputs if not in_place(program, o))
-    return Functions(proto, made, tensors, names, hosted, outputs, copied)
+    return Functions(proto, made, tensors, names, direct, hosted, outputs, copied)
+
+
+def _bare(program: Program, i: int, kind: int, compute: int, bare: frozenset[str]) -> str | None:
+    """The hyperparameter whose graph input (of type ``compute``) is this scalar, if one is.
+
+    A float that goes through double and back is itself. Written out, that pair of casts is removed by
+    ONNX Runtime (1.19 to 1.31), which then no longer finds the value inside a Scan.
+    """
+    node = program.nodes[i]
+    while kind == compute == T.FLOAT and node.op == "cast":
+        node = program.nodes[node.args[0]]
+    if isinstance(node.attr, Input) and node.attr.role == "hyper" and node.attr.name in bare and kind == compute:
+        return node.attr.name
+    return None
 
 
 def in_place(program: Program, output: str) -> bool:

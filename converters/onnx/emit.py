@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from optexport import __version__
 from optexport.errors import HyperparameterError, NamingError, UnknownNameError
-from optexport.ir import Reach, equations, fold, reach
+from optexport.ir import Program, Reach, equations, fold, reach
 from optexport.specs import Group, Spec
 
 from . import _layout
@@ -109,6 +109,7 @@ class _Graph:
     functions: dict[tuple[Any, ...], Functions] = field(default_factory=dict)
     copied: list[str] = field(default_factory=list)
     flat: list[dict[str, Any]] = field(default_factory=list)
+    made: set[str] = field(default_factory=set)
 
     def node(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, list(inputs), list(outputs), **attributes))
@@ -151,7 +152,7 @@ def _input_of(spec: Spec, name: str, group: int) -> str:
 
 
 def _scalar_inputs(graph: _Graph, spec: Spec, runtime: Sequence[str]) -> None:
-    """Inputs ``step`` and the runtime hyperparameters, and each of them in double."""
+    """Inputs ``step`` and the runtime hyperparameters."""
     kind = T.DOUBLE if graph.dtype == T.DOUBLE else T.FLOAT
     names: list[str] = []
     for h in runtime:
@@ -165,15 +166,13 @@ def _scalar_inputs(graph: _Graph, spec: Spec, runtime: Sequence[str]) -> None:
     graph.inputs.append(helper.make_tensor_value_info("step", T.INT64, []))
     for name in names:
         graph.inputs.append(helper.make_tensor_value_info(name, kind, []))
-        if kind != T.DOUBLE:
-            graph.node("Cast", [name], [f"optexport/{name}"], to=T.DOUBLE)
 
 
 def _emit_lane(graph: _Graph, lane: _Lane, spec: Spec, runtime: Sequence[str], layout: Layout) -> None:
     live = [h for h in runtime if h in lane.group.hyperparameters]
     known = {k: v for k, v in lane.group.values().items() if k not in live}
     program = fold(lane.group.rule.program, known)
-    made = _functions(graph, lane, program, known)
+    made = _functions(graph, lane, program, known, live)
     scalars = _call_scalars(graph, lane, spec, made)
     elementwise = reach(program) is Reach.ELEMENTWISE
     if layout == "flat":
@@ -191,10 +190,13 @@ def _emit_lane(graph: _Graph, lane: _Lane, spec: Spec, runtime: Sequence[str], l
             _call(graph.nodes, names[0], made, scalars)
 
 
-def _functions(graph: _Graph, lane: _Lane, program: Any, known: Mapping[str, float]) -> Functions:
+def _functions(
+    graph: _Graph, lane: _Lane, program: Program, known: Mapping[str, float], live: Sequence[str]
+) -> Functions:
     """The lane's functions; lanes with the same program share them."""
     rule = lane.group.rule
-    key = (program.nodes, tuple(program.outputs.items()))
+    bare = frozenset(h for h in live if h != "lr" or lane.group.lr_mult == 1)
+    key = (program.nodes, tuple(program.outputs.items()), bare)
     if key not in graph.functions:
         taken = {f.update.name for f in graph.functions.values()}
         name, n = rule.family, 1
@@ -202,38 +204,48 @@ def _functions(graph: _Graph, lane: _Lane, program: Any, known: Mapping[str, flo
             n += 1
             name = f"{rule.family}_{n}"
         title = f"One update by rule {rule.family}: " + ", ".join(f"{k}={v}" for k, v in rule.options.items())
-        graph.functions[key] = functions(program, name, graph.dtype, known, title)
+        graph.functions[key] = functions(program, name, graph.dtype, known, bare, title)
     return graph.functions[key]
 
 
 def _call_scalars(graph: _Graph, lane: _Lane, spec: Spec, made: Functions) -> list[str]:
-    """Call the lane's scalar function; names of its results."""
-    if made.scalars is None:
-        return []
-    prefix = f"optexport/{lane.index}"
-    inputs = []
-    for key in made.hosted:
-        if key == "step":
-            inputs.append(_step(graph, lane.offset))
-            continue
-        given = _input_of(spec, key, lane.group_index)
-        name = given if graph.dtype == T.DOUBLE else f"optexport/{given}"
-        if key == "lr" and lane.group.lr_mult != 1:
-            factor = graph.double(lane.group.lr_mult, f"{prefix}/lr_mult")
-            graph.node("Mul", [name, factor], [f"{prefix}/lr"])
-            name = f"{prefix}/lr"
-        inputs.append(name)
-    results = [f"{prefix}/{name}" for name in made.crossing]
-    if any(r == f"{prefix}/lr" for r in results):
-        results = [f"{prefix}/{made.update.name}/{name}" for name in made.crossing]
-    graph.node(made.scalars.name, inputs, results, domain=DOMAIN)
-    return results
+    """Call the lane's scalar function; names of all scalars of its update."""
+    stem = f"optexport/{lane.index}"
+    values = {n: _input_of(spec, key, lane.group_index) for n, key in made.direct.items()}
+    computed = {n: f"{stem}/{n}" for n in made.crossing if n not in values}
+    if made.scalars is not None:
+        inputs = []
+        for key in made.hosted:
+            if key == "step":
+                inputs.append(_step(graph, lane.offset))
+                continue
+            name = _double(graph, _input_of(spec, key, lane.group_index))
+            if key == "lr" and lane.group.lr_mult != 1:
+                factor = graph.double(lane.group.lr_mult, f"{stem}/lr_mult")
+                graph.node("Mul", [name, factor], [f"{stem}/lr_scaled"])
+                name = f"{stem}/lr_scaled"
+            inputs.append(name)
+        graph.node(made.scalars.name, inputs, list(computed.values()), domain=DOMAIN)
+    values |= computed
+    return [values[n] for n in made.crossing]
+
+
+def _double(graph: _Graph, name: str) -> str:
+    """A runtime hyperparameter in double."""
+    if graph.dtype == T.DOUBLE:
+        return name
+    wide = f"optexport/{name}"
+    if wide not in graph.made:
+        graph.made.add(wide)
+        graph.node("Cast", [name], [wide], to=T.DOUBLE)
+    return wide
 
 
 def _step(graph: _Graph, offset: int) -> str:
     """Completed updates of a lane, in double."""
     name = f"optexport/step{offset or ''}"
-    if not any(name in n.output for n in graph.nodes):
+    if name not in graph.made:
+        graph.made.add(name)
         count = "step"
         if offset:
             count = f"optexport/count{offset}"
