@@ -25,7 +25,7 @@ __all__ = ["native_resume", "native_snapshots", "snapshots"]
 mx = import_mxnet()
 
 Arrays = Mapping[str, Any]
-Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
+Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
 
 
 def snapshots(
@@ -166,7 +166,7 @@ class _Run:
                 {n: self._slots(i, n) for i, n in enumerate(self.weights)},
             )
 
-    def _slots(self, index: int, name: str) -> dict[str, np.ndarray]:
+    def _slots(self, index: int, name: str) -> dict[str, np.ndarray[Any, Any]]:
         """The state of one index; a float32 master, where there is one, is slot ``master``."""
         optimizer, state = self.updater.optimizer, self.updater.states.get(index)
         master = self.dtype == "float16" and optimizer.multi_precision
@@ -226,6 +226,6 @@ def _array(value: Any, dtype: str) -> Any:
     return mx.nd.array(value.reshape(value.shape or (1,)), dtype=dtype)
 
 
-def _numpy(array: Any, shape: tuple[int, ...]) -> np.ndarray:
-    value: np.ndarray = array.asnumpy().reshape(shape)
+def _numpy(array: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    value: np.ndarray[Any, Any] = array.asnumpy().reshape(shape)
     return value

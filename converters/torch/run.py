@@ -20,7 +20,7 @@ from .emit import emit
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
 Arrays = Mapping[str, Any]
-Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
+Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
 
 
 def snapshots(
