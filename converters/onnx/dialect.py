@@ -18,7 +18,8 @@ __all__ = ["OPTIMIZERS"]
 
 Arguments = Mapping[str, Any]
 
-_PLAIN: dict[str, OptionValue] = {"maximize": False, "rescale": False, "clip": "none", "scalars": "float64"}
+# R is a tensor; everything else is an attribute, which protobuf keeps in float32.
+_PLAIN: dict[str, OptionValue] = {"maximize": False, "rescale": False, "clip": "none", "scalars": "attributes"}
 _ALIASES = {"learning_rate": "lr", "r": "lr", "R": "lr"}
 
 

@@ -130,6 +130,6 @@ def _corrections(u: Update, bias_correction: OptionValue) -> tuple[Value, Value]
     if bias_correction == "from_zero":
         t = u.step
         first = t.equals(0)
-        return where(first, 1.0, 1 - beta1**t), where(first, 1.0, 1 - beta2**t)
+        return u.let("c1", where(first, 1.0, 1 - beta1**t)), u.let("c2", where(first, 1.0, 1 - beta2**t))
     t = u.let("t", u.step + 1)
     return u.let("c1", 1 - beta1**t), u.let("c2", 1 - beta2**t)

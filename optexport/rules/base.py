@@ -8,9 +8,11 @@ value for *every* option traces it into a `Rule`: there is no silent default. Th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from numbers import Real
 from typing import Any
 
 from ..errors import HyperparameterError, UnknownNameError
@@ -58,9 +60,11 @@ class Hyper:
         return f"[{self.low:g}, {self.high:g}{')' if self.below else ']'}"
 
     def check(self, where: str, value: object) -> float:
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
-        if ok:
-            number = float(value)  # type: ignore[arg-type]
+        if isinstance(value, Real) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.nan
             if self.low <= number <= self.high and not (self.below and number == self.high):
                 return number
         raise HyperparameterError(f"{where}: {self.name!r} expected a number in {self.range}, found {value!r}")
@@ -122,10 +126,11 @@ class Update:
         self.step = self.tracer.step
 
     def hyper(self, name: str) -> Value:
-        """A hyperparameter, in double as the host has it."""
+        """A hyperparameter, in double as the host has it, or as an attribute holds it."""
         if name not in self.family.hyperparameters:
             raise UnknownNameError(f"{self.family.name}: hyperparameter {name!r} is not declared")
-        return self.tracer.hyper(name)
+        x = self.tracer.hyper(name)
+        return _through_float32(x) if self.options["scalars"] == "attributes" and name != "lr" else x
 
     def kernel(self, x: Value) -> Value:
         """A scalar as the framework's kernel receives it.
@@ -133,7 +138,7 @@ class Update:
         Where option ``scalars`` says float32 it is rounded once on the way in; the kernel then
         computes in the tensor's dtype.
         """
-        return cast(cast(x, FLOAT32), FLOAT64) if self.options["scalars"] == "float32" else x
+        return _through_float32(x) if self.options["scalars"] == "float32" else x
 
     def slot(self, name: str) -> Value:
         if name not in self.family.slots:
@@ -142,6 +147,10 @@ class Update:
 
     def let(self, label: str, x: Value) -> Value:
         return self.tracer.let(label, x)
+
+
+def _through_float32(x: Value) -> Value:
+    return cast(cast(x, FLOAT32), FLOAT64)
 
 
 @dataclass(frozen=True)

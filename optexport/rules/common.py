@@ -38,7 +38,8 @@ GRADIENT_OPTIONS = (
         "scalars",
         {
             "float64": "scalars in double, rounded where they meet a tensor",
-            "float32": "the kernel receives its scalars in float32",
+            "float32": "the kernel receives its scalars in float32, the step size included",
+            "attributes": "hyperparameters are float32 attributes of the operator; the learning rate is not",
         },
     ),
 )

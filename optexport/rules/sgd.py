@@ -84,7 +84,7 @@ def sgd(
     b = mu * b - lr * fresh
     if nesterov == "none":
         return {"param": w + b, "momentum_buffer": b}
-    w = w + mu * b - lr * fresh
+    w = w + mu * b - lr * g
     if nesterov == "lookahead_reread" and decay == "l2":
         # MXNet's kernel has written w when it stores the momentum, so λ meets the new parameter.
         b = b - lr * (u.kernel(u.hyper("weight_decay")) * (w - u.param))

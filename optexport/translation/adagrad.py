@@ -62,7 +62,8 @@ for _kind in ("from_zero", "from_one"):
     "the fall of the learning rate moves to the caller",
     lr_decay=("from_zero", "none"),
     level="conditional",
-    when=lambda at: at.values["lr_decay"] != 0,
+    # Decoupled decay does not fall with the rate, so it would fall with the caller's.
+    when=lambda at: at.values["lr_decay"] != 0 and at.options["decay"] != "decoupled",
     condition="the caller sets the learning rate of update t to η / (1 + (t − 1)·{lr_decay})",
 )
 def schedule_rate(x: MoveInput) -> Maps:

@@ -74,6 +74,7 @@ for _from, _to in (("both", "none"), ("none", "both")):
         "bias correction ends, or starts",
         bias_correction=(_from, _to),
         level="bounded",
+        when=lambda at: at.options["eps"] == "hat",
         bound_text="|√c2/c1 − 1|, falling to 0 as t grows",
     )
     def change_correction(x: MoveInput) -> Maps:

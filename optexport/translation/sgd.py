@@ -6,11 +6,17 @@ from .moves import Maps, MoveInput, Situation, move
 
 __all__: list[str] = []
 
-_CONSTANT = "the learning rate stays constant; after a change multiply every {buffer} by η_new/η_old"
-
-
 def _has_lr(at: Situation) -> bool:
     return at.values["lr"] != 0
+
+
+def _reread_idle(at: Situation) -> bool:
+    return at.options["decay"] != "l2" or at.values["weight_decay"] == 0
+
+
+def _folds(at: Situation) -> bool:
+    """A stored momentum that rereads the parameter has the learning rate in it: no unfolded form."""
+    return _has_lr(at) and (at.options["nesterov"] != "lookahead_reread" or _reread_idle(at))
 
 
 @move(
@@ -18,7 +24,7 @@ def _has_lr(at: Situation) -> bool:
     "M = −η·B: the buffer takes in the next step's learning rate",
     momentum=("unfolded", "folded"),
     level="conditional",
-    when=lambda at: _has_lr(at) and at.options["dampening"] == "none",
+    when=_folds,
     condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_new/η_old",
 )
 def fold(x: MoveInput) -> Maps:
@@ -30,7 +36,7 @@ def fold(x: MoveInput) -> Maps:
     "B = −M/η: the learning rate leaves the buffer",
     momentum=("folded", "unfolded"),
     level="conditional",
-    when=_has_lr,
+    when=_folds,
     condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_old/η_new",
 )
 def unfold(x: MoveInput) -> Maps:
@@ -126,10 +132,6 @@ def past_first_back(x: MoveInput) -> Maps:
 def absorb_dampening(x: MoveInput) -> Maps:
     gain = 1 - x.hyper("dampening")
     return {"slot:momentum_buffer": x.slot("momentum_buffer") / gain, "hyper:lr": x.hyper("lr") * gain}
-
-
-def _reread_idle(at: Situation) -> bool:
-    return at.options["decay"] != "l2" or at.values["weight_decay"] == 0
 
 
 for _from, _to in (("lookahead", "lookahead_reread"), ("lookahead_reread", "lookahead")):

@@ -19,5 +19,7 @@ def test_rule_is_what_the_framework_computes(row: Row, dtype: str) -> None:
     run = converter({"onnxruntime": "onnx"}.get(find(row.optimizer).framework, find(row.optimizer).framework), "run")
     states = referee(ox.native(row.optimizer, **row.arguments), p.params, p.grads, lrs)
     snapshots = run.native_snapshots(row.optimizer, row.arguments, p.params, p.grads, lrs, dtype=dtype)
-    mismatch, _ = compare_runs(states, snapshots, dtype, native=row.optimizer, amplification=row.amplification)
+    mismatch, _ = compare_runs(
+        states, snapshots, dtype, native=row.optimizer, amplification=row.amplification, floor=row.floor
+    )
     assert mismatch is None, str(mismatch)

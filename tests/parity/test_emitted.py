@@ -1,0 +1,30 @@
+"""Emitted parity: every rule of the table, emitted for every backend, equals the referee there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import optexport as ox
+from optexport.dialects import converter
+from optexport.parity import compare_runs, problem, referee
+from tests.parity.backends import require_backend
+from tests.parity.table import NATIVE, Row
+
+BACKENDS = ("onnx", "mxnet", "torch")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("row", NATIVE, ids=lambda r: r.id)
+def test_emitted_optimizer_is_the_rule(row: Row, backend: str, dtype: str) -> None:
+    require_backend(backend)
+    p = problem(dtype, row.steps)
+    lrs = p.lrs(row.lr)
+    spec = ox.native(row.optimizer, **row.arguments)
+    snapshots = converter(backend, "run").snapshots(spec, p.params, p.grads, lrs, dtype=dtype)
+    # A graph's `lr` input has the tensors' dtype, so the referee is given the same number.
+    given = [float(np.dtype(dtype).type(x)) for x in lrs] if backend == "onnx" else lrs
+    states = referee(spec, p.params, p.grads, given)
+    mismatch, _ = compare_runs(states, snapshots, dtype, amplification=row.amplification)
+    assert mismatch is None, str(mismatch)

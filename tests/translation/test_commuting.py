@@ -1,0 +1,146 @@
+"""Commuting squares: translate-then-update equals update-then-translate, over random states.
+
+Every move is tried from random options, hyperparameters and state at which it exists. Exact and
+conditional moves must commute to float64 rounding, with the caller doing what the condition says;
+a bounded move's update may differ by its bound and no more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from optexport.ir.analysis import dead_slots
+from optexport.reference import run
+from optexport.rules import families
+from optexport.translation.moves import Move, Situation, moves
+from optexport.translation.search import _valid
+
+SHAPE = (3, 4)
+CASES = [(f, m) for f in ("sgd", "adam", "rmsprop", "adagrad") for m in moves(f)]
+
+
+def _id(value: Any) -> str:
+    if isinstance(value, Move):
+        change = ",".join(f"{o}:{to}" for o, (_, to) in value.change.items())
+        return f"{value.maps.__name__ if value.maps else 'none'}[{change}]"
+    return str(value)
+
+
+@st.composite
+def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
+    """Options and hyperparameters from which the move starts."""
+    fam = families()[family]
+    options = {}
+    for name, option in fam.options.items():
+        choices = list(option.choices)
+        if name in move.change:
+            start, to = move.change[name]
+            choices = [c for c in choices if c == start and type(c) is type(start)] or [c for c in choices if c != to]
+        elif name == "scalars":
+            choices = ["float64"]  # rounding to float32 is no part of a map over the reals
+        if not choices:
+            assume(False)
+        options[name] = draw(st.sampled_from(choices))
+    rule = fam.rule(**options)
+    values = {}
+    for h in rule.hyperparameters:
+        low, high = max(h.low, 0.0), min(h.high, 2.0)
+        number = st.floats(max(low, 0.01), min(high, 0.95) if h.below else min(high, 1.5))
+        special = [h.neutral] if h.neutral is not None else []
+        special += [-1.0] if h.name == "rescale_grad" else []
+        values[h.name] = draw(st.one_of(number, *(st.just(s) for s in special)))
+    values["lr"] = draw(st.floats(0.01, 0.3))
+    if "lr_decay" in values:
+        values["lr_decay"] = min(values["lr_decay"], 0.5)
+    return Situation(options, values, draw(st.integers(1, 50)))
+
+
+def _state(rng: np.random.Generator, family: str, options: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A state that a run could have: squares positive, the maximum above them, n > a²."""
+    slots = {}
+    for s in families()[family].rule(**options).slots:
+        values = rng.standard_normal(SHAPE)
+        slots[s.name] = values**2 + 2.0 if "sq" in s.name or s.name in ("square_avg", "sum") else values
+    if "max_exp_avg_sq" in slots:
+        slots["max_exp_avg_sq"] = slots["exp_avg_sq"] + 0.5
+    if "grad_avg" in slots:
+        slots["grad_avg"] = slots["grad_avg"] * 0.3
+    return rng.standard_normal(SHAPE), slots
+
+
+def _update(family: str, options: Any, values: Any, step: int, w: Any, slots: Any, g: Any) -> dict[str, np.ndarray]:
+    program = families()[family].rule(**options).program
+    inputs = {"param": w, "grad": g, "step": step}
+    inputs |= {f"hyper:{k}": v for k, v in values.items()} | {f"slot:{k}": v for k, v in slots.items()}
+    return run(program, inputs)
+
+
+def _as_the_condition_says(move: Move, at: Situation, g: np.ndarray, step: int) -> tuple[np.ndarray, dict[str, float]]:
+    """The gradient and the hyperparameters that the caller of the new rule must use."""
+    values = move.values(at)
+    if move.name == "the gradient's factor moves to the caller":
+        g = g * at.values["rescale_grad"]
+    if move.name == "the fall of the learning rate moves to the caller":
+        values["lr"] = at.values["lr"] / (1 + step * at.values["lr_decay"])
+    return g, values
+
+
+@pytest.mark.parametrize(("family", "move"), CASES, ids=_id)
+@settings(max_examples=25, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_square(family: str, move: Move, data: st.DataObject) -> None:
+    fam = families()[family]
+    if not move.change.keys() <= fam.options.keys() or not all(
+        to in fam.options[o].choices for o, (_, to) in move.change.items()
+    ):
+        pytest.skip("the family has no such option")
+    at = data.draw(situations(family, move))
+    assume(move.applies(at) and _valid(family, move.options(at.options)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    w, slots = _state(rng, family, at.options)
+    g, step = rng.standard_normal(SHAPE), at.step or 0
+    new_options = move.options(at.options)
+
+    # translate, then update
+    moved, moved_step = move.state(at, step, slots, w, SHAPE, np.float64)
+    expected = set(fam.rule(**new_options).slot_names)
+    assert set(moved) == expected, "the move must give the new rule exactly its slots"
+    new_g, values = _as_the_condition_says(move, at, g, step)
+    left = _update(family, new_options, values, moved_step, w, moved, new_g)
+    # update, then translate
+    right = _update(family, at.options, at.values, step, w, slots, g)
+    new_w = right.pop("param")
+    after = Situation(at.options, at.values, step + 1)
+    after_slots, after_step = move.state(after, step + 1, right, new_w, SHAPE, np.float64)
+
+    if move.level == "lossy":
+        assert move.dropped, "a lossy move names what it drops"
+        return
+    assert after_step == moved_step + 1
+    if move.level == "bounded":
+        bound = move.bound(at, step, slots, w)
+        assert bound is not None
+        change = np.abs(left["param"] - new_w).max()
+        length = max(np.abs(left["param"] - w).max(), np.abs(new_w - w).max())
+        history = np.abs(slots["momentum_buffer"]).max() if "momentum_buffer" in slots else 0.0
+        # An update with decay in it is longer than the step that the bound is relative to.
+        assert change <= bound * (1 + 1e-9) * max(length, history, _step_length(at, w, new_w)) + 1e-12
+        return
+    rtol = 1e-4 if "scalars" in move.change else 1e-11
+    dead = dead_slots(fam.rule(**new_options).program)
+    np.testing.assert_allclose(left.pop("param"), new_w, rtol=rtol, atol=rtol)
+    for slot, value in left.items():
+        # A slot that cannot reach the parameter (momentum 0) holds whatever the rule writes there.
+        if slot not in dead and not (slot == "momentum_buffer" and values.get("momentum") == 0):
+            np.testing.assert_allclose(value, after_slots[slot], rtol=rtol, atol=rtol, err_msg=slot)
+
+
+def _step_length(at: Situation, w: np.ndarray, new_w: np.ndarray) -> float:
+    """Length of the update less its decay, elementwise at most |Δw| + ηλ|w|."""
+    decay = abs(at.values["lr"] * at.values.get("weight_decay", 0.0))
+    return float((np.abs(new_w - w) + decay * np.abs(w)).max() / max(1 - decay, 0.1))
