@@ -18,7 +18,7 @@ import numpy as np
 from .analysis import dead_slots
 from .ops import OPS
 from .program import Input, Node, Program
-from .types import FLOAT32, Type
+from .types import FLOAT32, FLOAT64, Type
 
 __all__ = ["digest", "fold"]
 
@@ -71,7 +71,18 @@ def fold(program: Program, known: Mapping[str, float] | None = None) -> Program:
             continue
         node = replace(node, args=tuple(new[a] for a in node.args))
         new[i] = _simplify(node, nodes, put)
-    return _sweep(Program(tuple(nodes), {o: new[i] for o, i in program.outputs.items()}))
+    outputs = {o: _shaped(new[i], nodes, put) for o, i in program.outputs.items()}
+    return _sweep(Program(tuple(nodes), outputs))
+
+
+def _shaped(i: int, nodes: list[Node], put: Callable[[Node], int]) -> int:
+    """Node ``i`` as an output: where no tensor is left in it, the parameter lends its shape."""
+    live = Program(tuple(nodes), {"": i}).used()
+    if not nodes[i].type.is_tensor or any(nodes[a].op == "input" and nodes[a].type.is_tensor for a in live):
+        return i
+    zero, param = put(Node("const", (), FLOAT64, 0.0)), put(Node("input", (), Type.TENSOR, Input("param")))
+    empty = put(Node("mul", (param, zero), Type.TENSOR))
+    return empty if nodes[i].attr == 0 else put(Node("add", (empty, i), Type.TENSOR))
 
 
 def _simplify(node: Node, nodes: list[Node], put: Callable[[Node], int]) -> int:

@@ -10,17 +10,19 @@ import math
 from ..errors import RuleError
 from .ops import OPS
 from .program import Input, Node, Program
-from .types import BOOL, FLOAT32, FLOAT64, TENSOR
+from .types import BOOL, FLOAT32, FLOAT64, MASK, TENSOR
 
 __all__ = ["check", "check_nodes"]
+
+_ROLES = {"param": TENSOR, "grad": TENSOR, "step": FLOAT64, "hyper": FLOAT64, "slot": TENSOR}
 
 
 def check(program: Program) -> Program:
     """Return ``program`` unchanged, or raise.
 
     Raises:
-        RuleError: an unknown operator, a wrong number or type of operands, a use before definition,
-            a constant that is not finite, or an output that is not a tensor.
+        RuleError: an unknown operator or input, a wrong number or type of operands or result, a use
+            before definition, a constant that is no number, or an output that is not a tensor.
     """
     check_nodes(program)
     if "param" not in program.outputs:
@@ -52,13 +54,10 @@ def _at(node: Node) -> str:
 def _check_node(program: Program, index: int, node: Node) -> None:
     if any(not 0 <= a < index for a in node.args):
         raise RuleError(f"{_at(node)}: {node.op} uses {list(node.args)} at node {index}; expected earlier nodes")
-    if node.op == "input":
-        if not isinstance(node.attr, Input):
-            raise RuleError(f"{_at(node)}: input without a role")
-        return
-    if node.op == "const":
-        if not isinstance(node.attr, float) or math.isnan(node.attr):
-            raise RuleError(f"{_at(node)}: constant {node.attr!r}; expected a number")
+    if node.op in ("input", "const"):
+        if node.args:
+            raise RuleError(f"{_at(node)}: {node.op} takes no operands, found {len(node.args)}")
+        (_check_input if node.op == "input" else _check_const)(node)
         return
     op = OPS.get(node.op)
     if op is None:
@@ -76,5 +75,33 @@ def _check_node(program: Program, index: int, node: Node) -> None:
         raise RuleError(f"{_at(node)}: {op.name} reduces a tensor, found a {types[0].value}")
     if op.result == "cast" and (types[0].is_tensor or node.type not in (FLOAT32, FLOAT64)):
         raise RuleError(f"{_at(node)}: cast is for scalars, float32 or float64; found {types[0].value}")
-    if op.result == "truth" and node.type.is_tensor != any(t.is_tensor for t in types):
-        raise RuleError(f"{_at(node)}: {op.name} gives a {'mask' if node.type is BOOL else 'bool'}")
+    if op.result == "cast" and node.attr != node.type.value:
+        raise RuleError(f"{_at(node)}: cast to {node.attr!r} gives a {node.attr}, found {node.type.value}")
+    if op.result != "cast" and node.attr is not None:
+        raise RuleError(f"{_at(node)}: {op.name} has no attribute, found {node.attr!r}")
+    tensor = any(program.nodes[a].type.is_tensor for a in node.args)
+    if op.result == "truth" and node.type is not (MASK if tensor else BOOL):
+        raise RuleError(f"{_at(node)}: {op.name} gives a {'mask' if tensor else 'bool'}, found {node.type.value}")
+    if op.result == "scalar" and node.type is not FLOAT64:
+        raise RuleError(f"{_at(node)}: {op.name} gives a float64, found {node.type.value}")
+    if op.result in ("real", "select") and (node.type.is_truth or node.type.is_tensor != tensor):
+        raise RuleError(f"{_at(node)}: {op.name} gives a {'tensor' if tensor else 'scalar'}, found {node.type.value}")
+
+
+def _check_input(node: Node) -> None:
+    if not isinstance(node.attr, Input):
+        raise RuleError(f"{_at(node)}: input without a role")
+    role = node.attr.role
+    if role not in _ROLES:
+        raise RuleError(f"{_at(node)}: unknown input {role!r}; expected one of {', '.join(_ROLES)}")
+    if node.attr.name and role not in ("hyper", "slot"):
+        raise RuleError(f"{_at(node)}: input {role!r} has no name, found {node.attr.name!r}")
+    if node.type is not _ROLES[role]:
+        raise RuleError(f"{_at(node)}: input {node.attr.key!r} is a {_ROLES[role].value}, found {node.type.value}")
+
+
+def _check_const(node: Node) -> None:
+    if not isinstance(node.attr, float) or math.isnan(node.attr):
+        raise RuleError(f"{_at(node)}: constant {node.attr!r}; expected a number")
+    if node.type not in (FLOAT32, FLOAT64):
+        raise RuleError(f"{_at(node)}: constant {node.attr!r} is a scalar, found {node.type.value}")
