@@ -122,9 +122,24 @@ class Native:
                     f"{self.qualified}: unknown argument {key!r}; expected one of "
                     f"{', '.join(self.arguments)}" + (f"; did you mean {' or '.join(near)}?" if near else "")
                 )
+            self._check_number(name, value)
             out[name] = value
         self.validate(out)
         return out
+
+    def _check_number(self, name: str, value: Any) -> None:
+        """A number where the default is one (``True`` and a zero-dimensional array will do)."""
+        default = self.arguments.get(name)
+        if not isinstance(default, int | float) or isinstance(default, bool):
+            return
+        try:
+            if isinstance(value, str):
+                raise ValueError
+            float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise HyperparameterError(
+                f"{self.qualified}: argument {name!r} expected a number, found {value!r}"
+            ) from None
 
     def rule(self, arguments: Arguments) -> Rule:
         """The rule that this optimizer is at these (complete) arguments."""
@@ -138,12 +153,12 @@ class Native:
             if link is None:
                 values[h.name] = h.default if h.neutral is None else h.neutral
                 continue
-            where = f"{self.qualified}: argument {link.argument!r} as"
+            where = f"{self.qualified}: argument {link.argument!r}"
             try:
                 raw = link.read(arguments)
             except (TypeError, ValueError, IndexError, KeyError):
                 raise HyperparameterError(
-                    f"{where} {h.name!r} expected a number in {h.range}, found {arguments.get(link.path[0])!r}"
+                    f"{where}: {h.name!r} expected a number in {h.range}, found {arguments.get(link.path[0])!r}"
                 ) from None
             values[h.name] = h.check(where, raw)
         return values

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 from .errors import HyperparameterError, UnknownNameError
@@ -65,18 +67,22 @@ class Spec:
 
         Raises:
             UnknownNameError: a group lists a parameter that is not among ``names``, or none has one.
+            HyperparameterError: a parameter is listed twice.
         """
-        names = list(names)
-        listed = [p for g in self.groups for p in g.params or ()]
-        unknown = [p for p in listed if p not in names]
+        known = dict.fromkeys(names)
+        listed = Counter(p for g in self.groups for p in g.params or ())
+        twice = [p for p, n in listed.items() if n > 1]
+        if twice:
+            raise HyperparameterError(f"spec: parameter {twice[0]!r} is listed {listed[twice[0]]} times; expected once")
+        unknown = [p for p in listed if p not in known]
         if unknown:
             raise UnknownNameError(
-                f"spec: group lists {', '.join(map(repr, unknown))}; expected names among {', '.join(names)}"
+                f"spec: group lists {', '.join(map(repr, unknown))}; expected names among {', '.join(known)}"
             )
-        rest = tuple(n for n in names if n not in listed)
+        rest = tuple(n for n in known if n not in listed)
         groups = tuple(replace(g, params=rest) if g.params is None else g for g in self.groups)
         held = {p for g in groups for p in g.params or ()}
-        for name in names:
+        for name in known:
             if name not in held:
                 raise UnknownNameError(f"spec: parameter {name!r} is in no group; add it to one")
         return Spec(tuple(g for g in groups if g.params))
@@ -102,14 +108,23 @@ class Spec:
 
     def lr_of(self, group: int, lr: float | Sequence[float] | None) -> float | None:
         """The override for one group out of what a caller of ``step`` gave."""
-        if lr is None or isinstance(lr, int | float):
-            return lr
+        if lr is None:
+            return None
+        if isinstance(lr, Real):
+            return float(lr)
         values = list(lr)
         if len(values) != len(self.groups):
             raise HyperparameterError(
                 f"lr: expected one value or {len(self.groups)} (one a group), found {len(values)}"
             )
         return values[group]
+
+
+def _params(group: Mapping[str, Any]) -> tuple[str, ...]:
+    names = group.get("params")
+    if not isinstance(names, Iterable) or isinstance(names, str) or not all(isinstance(n, str) for n in names):
+        raise HyperparameterError(f"group: expected 'params', a list of parameter names, found {names!r}")
+    return tuple(names)
 
 
 def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...] | None) -> Group:
@@ -133,7 +148,7 @@ def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...]
 
 def _is_hyper(hypers: Mapping[str, Any], key: str, value: Any) -> bool:
     """Some words (momentum, eps) name both an option and a hyperparameter; the value tells which."""
-    return key in hypers and isinstance(value, int | float) and not isinstance(value, bool)
+    return key in hypers and isinstance(value, Real) and not isinstance(value, bool)
 
 
 def spec(rule: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **arguments: Any) -> Spec:
@@ -151,7 +166,7 @@ def spec(rule: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **argu
     0.01
     """
     made = [
-        _rule_group(rule, {**arguments, **{k: v for k, v in g.items() if k != "params"}}, tuple(g["params"]))
+        _rule_group(rule, {**arguments, **{k: v for k, v in g.items() if k != "params"}}, _params(g))
         for g in groups or ()
     ]
     return Spec((*made, _rule_group(rule, arguments, None)))
@@ -175,5 +190,5 @@ def native(optimizer: str, *, groups: Sequence[Mapping[str, Any]] | None = None,
     made: list[Group] = []
     for g in groups or ():
         overrides = {k: v for k, v in g.items() if k != "params"}
-        made.extend(entry.groups({**arguments, **overrides}, tuple(g["params"])))
+        made.extend(entry.groups({**arguments, **overrides}, _params(g)))
     return Spec((*made, *entry.groups(arguments, None)))
