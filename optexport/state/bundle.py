@@ -18,12 +18,13 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
+from ..specs import Spec
 from .files import map_file, whole_or_nothing
 from .manifest import message_text, parse_message, spec_from_message, spec_to_message
 from .native import Weights
-from .training import TrainingState
+from .training import MASTER, TrainingState
 
-__all__ = ["read", "read_tensors", "read_weights", "sniff", "tensor_bytes", "write"]
+__all__ = ["digests", "read", "read_tensors", "read_weights", "sniff", "tensor_bytes", "write"]
 
 KEY = "optexport"
 # The reference implementation's cap.
@@ -114,18 +115,24 @@ def _header(path: str, view: memoryview) -> tuple[dict[str, Any], int]:
             raise CheckpointError(f"{path}: a name occurs twice in the header")
         return found
 
+    text = bytes(view[8 : 8 + size])
     try:
-        header = json.loads(bytes(view[8 : 8 + size]), object_pairs_hook=no_duplicates)
+        if text[:1] != b"{":
+            raise ValueError
+        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: expected a safetensors header in JSON, found other bytes") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: expected a safetensors header, found a JSON {type(header).__name__}")
     return header, 8 + size
 
 
 def _row(path: str, name: str, row: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
     try:
-        dtype, shape, (first, last) = _DTYPES[row["dtype"]], tuple(row["shape"]), row["data_offsets"]
+        kind, shape, (first, last) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
+        if isinstance(kind, str) and kind not in _DTYPES:
+            raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {kind!r}; expected one of {', '.join(_DTYPES)}")
+        dtype = _DTYPES[kind]
+        if set(row) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError
         if not all(type(n) is int and n >= 0 for n in (*shape, first, last)) or last < first:
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -148,8 +155,10 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
     on_tensor: called with the number of bytes after each tensor (progress).
 
     Raises:
-        CheckpointError: a dtype that safetensors does not have, or a name that would be ambiguous.
+        CheckpointError: a dtype that safetensors does not have, a name that would be ambiguous or is
+            no text, or a step count below 0.
     """
+    _check_names(state, path)
     tensors: dict[str, np.ndarray] = dict(state.params)
     for name, slots in state.slots.items():
         for slot, array in slots.items():
@@ -176,6 +185,22 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
             f.write(tensor_bytes(tensors[name]))
             if on_tensor is not None:
                 on_tensor(tensors[name].nbytes)
+
+
+def _check_names(state: TrainingState, path: str) -> None:
+    for name in state.names:
+        if name == "__metadata__" or not _is_text(name):
+            raise CheckpointError(f"{path}: parameter {name!r}: a bundle cannot have this name; rename the parameter")
+        if not 0 <= state.steps[name] < 1 << 64:
+            raise CheckpointError(f"{path}: parameter {name!r}: expected a step count ≥ 0, found {state.steps[name]}")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _manifest(state: TrainingState) -> Any:
@@ -223,6 +248,8 @@ def read(path: str, *, verify: bool = False) -> TrainingState:
     steps: dict[str, int] = {}
     taken: set[str] = set()
     for p in m.parameters:
+        if p.name in steps:
+            raise CheckpointError(f"{path}: parameter {p.name!r} is in the manifest twice; the file was changed")
         steps[p.name] = p.step
         if p.carried:
             params[p.name] = _take(path, tensors, p.name, p.value, taken, verify)
@@ -232,10 +259,48 @@ def read(path: str, *, verify: bool = False) -> TrainingState:
     if extra:
         raise CheckpointError(f"{path}: tensor {extra[0]!r} is not in the manifest; the file was changed")
     spec = spec_from_message(m.spec, path)
-    missing = [p for g in spec.groups for p in g.params or () if p not in steps]
-    if missing:
-        raise CheckpointError(f"{path}: parameter {missing[0]!r} of the spec is not in the manifest; the file was changed")
+    _agree(path, spec, params, slots, steps)
     return TrainingState(spec, params, slots, steps, dialect=m.dialect, provenance=tuple(m.provenance))
+
+
+def _agree(
+    path: str,
+    spec: Spec,
+    params: Mapping[str, np.ndarray],
+    slots: Mapping[str, Mapping[str, np.ndarray]],
+    steps: Mapping[str, int],
+) -> None:
+    """Every parameter in one group, with slots that its rule has, all of one shape."""
+    held: set[str] = set()
+    for group in spec.groups:
+        known = {*group.rule.slot_names, MASTER}
+        for name in group.params or ():
+            if name not in steps:
+                raise CheckpointError(f"{path}: parameter {name!r} of the spec is not in the manifest; the file was changed")
+            if name in held:
+                raise CheckpointError(f"{path}: parameter {name!r} is in two groups of the spec; the file was changed")
+            held.add(name)
+            arrays = dict(slots.get(name, {}))
+            for slot in arrays:
+                if slot not in known:
+                    raise CheckpointError(
+                        f"{path}: parameter {name!r}: expected the slots {', '.join(sorted(known))}, found {slot!r}"
+                    )
+            if name in params:
+                arrays = {"value": params[name], **arrays}
+            if len({a.shape for a in arrays.values()}) > 1:
+                found = ", ".join(f"{s} {list(a.shape)}" for s, a in arrays.items())
+                raise CheckpointError(f"{path}: parameter {name!r}: expected tensors of one shape, found {found}")
+    for name in steps:
+        if name not in held:
+            raise CheckpointError(f"{path}: parameter {name!r} of the manifest is in no group of the spec; the file was changed")
+
+
+def digests(path: str) -> dict[str, str]:
+    """Tensor name -> sha256, as the manifest has them."""
+    m = parse_message("Manifest", read_tensors(path)[1][KEY], path)
+    out = {p.name: p.value.sha256 for p in m.parameters if p.carried}
+    return out | {f"{p.name}/{slot}": t.sha256 for p in m.parameters for slot, t in p.slots.items()}
 
 
 def _take(path: str, tensors: Mapping[str, np.ndarray], key: str, described: Any, taken: set[str], verify: bool) -> np.ndarray:

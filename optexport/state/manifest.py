@@ -5,12 +5,14 @@ Canonical: keys sorted, no spaces, default values left out, so equal content giv
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, HyperparameterError, RuleError
+from ..ir import Program, digest
 from ..ir.wire import from_message, to_message
 from ..rules import Rule, Slot, families
 from ..rules.base import Hyper
@@ -44,17 +46,35 @@ def message_text(m: Any) -> str:
 def parse_message(name: str, text: str, where: str) -> Any:
     from google.protobuf import json_format
 
-    from optexport.schemas import FORMAT_VERSION, message
+    from optexport.schemas import message
 
     try:
         m = json_format.Parse(text, message(name)())
-    except (json_format.ParseError, RecursionError, UnicodeError) as e:
+    except (json_format.ParseError, RecursionError, ValueError) as e:
+        # A newer version may have fields that this one does not know.
+        _check_version(_version(text), where)
         raise CheckpointError(f"{where}: expected a {name} in optexport's JSON, found {str(e)[:120]}") from None
-    if m.version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{where}: format version {m.version}; this optexport reads up to {FORMAT_VERSION}, install a newer one"
-        )
+    _check_version(m.version, where)
+    if not m.version:
+        raise CheckpointError(f"{where}: expected a {name} with a format version, found none")
     return m
+
+
+def _version(text: str) -> int:
+    try:
+        value = json.loads(text)["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return value if isinstance(value, int) else 0
+
+
+def _check_version(found: int, where: str) -> None:
+    from optexport.schemas import FORMAT_VERSION
+
+    if found > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: format version {found}; this optexport reads up to {FORMAT_VERSION}, install a newer one"
+        )
 
 
 def spec_to_message(spec: Spec) -> Any:
@@ -80,30 +100,71 @@ def spec_to_message(spec: Spec) -> Any:
 def spec_from_message(m: Any, where: str = "spec") -> Spec:
     groups = []
     for g in m.groups:
-        arguments = _tuples(json.loads(g.arguments)) if g.arguments else {}
-        groups.append(
-            Group(_rule(g.rule, where), dict(g.hyperparameters), tuple(g.params) or None, g.lr_mult, g.native, arguments)
-        )
+        rule = _rule(g.rule, where)
+        arguments = _arguments(g.arguments, where) if g.arguments else {}
+        groups.append(Group(rule, _values(g, rule, where), tuple(g.params) or None, g.lr_mult, g.native, arguments))
     return Spec(tuple(groups))
+
+
+def _values(g: Any, rule: Rule, where: str) -> dict[str, float]:
+    missing = [h.name for h in rule.hyperparameters if h.name not in g.hyperparameters]
+    if missing:
+        raise CheckpointError(f"{where}: rule {rule.family!r}: hyperparameter {missing[0]!r} has no value; the file was changed")
+    return {h.name: h.check(where, g.hyperparameters[h.name]) for h in rule.hyperparameters}
+
+
+def _arguments(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = _tuples(_json(text, where))
+    except (TypeError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: expected a group's arguments by name, found {text[:80]!r}")
+    return value
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{where}: expected JSON, found {text[:80]!r}") from None
 
 
 def _rule(m: Any, where: str) -> Rule:
     """The rule of a message: the family's own where it is still the same mathematics, else the
     program that the file carries. Old files keep their meaning for ever."""
-    program = from_message(m.program)
-    options = {k: json.loads(v) for k, v in m.options.items()}
+    try:
+        program = from_message(m.program)
+    except RuleError as e:
+        raise CheckpointError(f"{where}: rule {m.family!r}: {e}") from None
+    found = digest(program)
+    if found != m.digest:
+        raise CheckpointError(f"{where}: rule {m.family!r} has digest {found[:12]}, expected {m.digest[:12]}; damaged")
+    options = {k: _json(v, where) for k, v in m.options.items()}
     fam = families().get(m.family)
-    if fam is not None and set(options) == set(fam.options):
-        rule = fam.rule(**options)
-        if rule.digest == m.digest:
-            return rule
+    if fam is not None:
+        # Options that the family does not have today: the file's program speaks for itself.
+        with contextlib.suppress(HyperparameterError):
+            rule = fam.rule(**options)
+            if rule.digest == m.digest:
+                return rule
     inf = float("inf")
     known: Mapping[str, Hyper] = fam.hyperparameters if fam else {}
     hypers = tuple(known.get(h) or Hyper(h, math.nan, -inf, inf, "") for h in m.hyperparameters)
-    rule = Rule(m.family, options, program, tuple(Slot(s.name, "", s.init) for s in m.slots), hypers, where)
-    if rule.digest != m.digest:
-        raise CheckpointError(f"{where}: rule {m.family!r} has digest {rule.digest[:12]}, expected {m.digest[:12]}; damaged")
-    return rule
+    slots = tuple(Slot(s.name, "", s.init) for s in m.slots)
+    _check_rule(program, slots, hypers, f"{where}: rule {m.family!r}")
+    return Rule(m.family, options, program, slots, hypers, where)
+
+
+def _check_rule(program: Program, slots: Sequence[Slot], hypers: Sequence[Hyper], where: str) -> None:
+    """What the message says beside the program agrees with it."""
+    named, written = [s.name for s in slots], set(program.outputs) - {"param"}
+    if sorted(named) != sorted(written):
+        raise CheckpointError(f"{where}: expected the slots {', '.join(sorted(written)) or 'none'}, found {', '.join(named)}")
+    values = {h.name for h in hypers}
+    needed = {i.name for i in program.inputs("hyper")} | {s.init for s in slots if s.init != "zeros"}
+    if needed - values:
+        raise CheckpointError(f"{where}: hyperparameter {min(needed - values)!r} is read and not listed; the file was changed")
 
 
 def _plain(value: Any) -> Any:
