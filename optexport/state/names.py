@@ -8,6 +8,7 @@ nothing: that is an error, never a guess by position.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def read_names(path: str) -> list[str]:
         NamingError: it is none of these, or a name occurs twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise NamingError(f"{path}: no such file; expected a list of parameter names") from None
     except (OSError, UnicodeDecodeError):
@@ -47,7 +48,7 @@ def read_names(path: str) -> list[str]:
     if text.lstrip().startswith("["):
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as e:
+        except (ValueError, RecursionError) as e:
             raise NamingError(f"{path}: expected a JSON list of names: {e}") from None
         names = [n for item in value for n in (item if isinstance(item, list) else [item])]
     else:
@@ -55,7 +56,7 @@ def read_names(path: str) -> list[str]:
     bad = [n for n in names if not isinstance(n, str)]
     if bad:
         raise NamingError(f"{path}: expected names, found {bad[0]!r}")
-    twice = sorted({n for n in names if names.count(n) > 1})
+    twice = sorted(n for n, count in Counter(names).items() if count > 1)
     if twice:
         raise NamingError(f"{path}: {twice[0]!r} occurs twice; expected each parameter once")
     return names
@@ -75,11 +76,14 @@ def names_from_list(keys: Sequence[str], names: Sequence[str], where: str) -> di
     return dict(zip(keys, names, strict=True))
 
 
-def match_by_shape(shapes: Mapping[str, Shape | None], model: Mapping[str, Shape], where: str) -> dict[str, str]:
+def match_by_shape(
+    shapes: Mapping[str, Shape | None], model: Mapping[str, Shape], where: str, groups: int = 1
+) -> dict[str, str]:
     """File key -> name, where shapes alone decide it.
 
     shapes: key -> shape of its state, None where the key has none (never updated).
     model: name -> shape of the model's parameters.
+    groups: how many parameter groups the keys are in.
 
     Raises:
         NamingError: a count or shape disagrees, or only order could tell two parameters apart; the
@@ -116,10 +120,13 @@ def match_by_shape(shapes: Mapping[str, Shape | None], model: Mapping[str, Shape
             f"{where}: parameters {', '.join(rest)} were never updated and have no shape; they may be "
             f"{' or '.join(free)}: state the order with --names"
         )
-    if len(rest) == len(shapes) and len(rest) > 1:
-        # No state at all (plain descent): nothing is carried, order is all there is and does no harm
-        # within one group.
-        return dict(zip(rest, free, strict=True))
+    if len(rest) > 1 and groups > 1:
+        raise NamingError(
+            f"{where}: holds no state that could tell which of its {groups} groups a parameter is in; "
+            "state the order with --names"
+        )
+    # No state at all (plain descent): nothing is carried, order is all there is and does no harm
+    # within one group.
     return {**out, **dict(zip(rest, free, strict=True))}
 
 

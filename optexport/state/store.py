@@ -123,7 +123,7 @@ def _named(
             return replace(
                 state, warnings=(*state.warnings, "parameter names are not in the file; called by index")
             )
-        state = state.renamed(match_by_shape(shapes, parameters(weights), path))
+        state = state.renamed(match_by_shape(shapes, parameters(weights), path, len(state.spec.groups)))
     return _with_weights(state, weights, path) if weights is not None else state
 
 
