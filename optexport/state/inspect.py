@@ -31,6 +31,7 @@ class TensorInfo:
     """One state tensor. slot: the framework's name; role: the rule's, None where it is not known.
 
     A parameter without any state (never updated, or its rule keeps none) has one record with no slot.
+    negative: entries below 0, counted where the role is a sum or mean of squares.
     """
 
     param: str
@@ -43,6 +44,7 @@ class TensorInfo:
     norm: float | None
     nan: int | None
     inf: int | None
+    negative: int | None = None
 
 
 @dataclass
@@ -93,9 +95,9 @@ def inspect(
             array = native.slots[key][path_]
             out.tensors.append(_tensor(called[key], slot, role, array, quick))
         if not native.slots.get(key):
-            out.tensors.append(TensorInfo(called[key], None, None, None, None, 0, None, None, None, None))
+            out.tensors.append(_stateless(called[key]))
     out.weights = [_tensor(n, "value", None, a, quick) for n, a in native.weights.items()]
-    _health(out, native.slots, called)
+    _health(out)
     return out
 
 
@@ -171,14 +173,26 @@ def _of_bundle(path: str, quick: bool) -> Inspection:
     state = bundle.read(path)
     out = Inspection("bundle", state.dialect or None, max(state.steps.values(), default=None))
     out.groups = [_group(g) for g in state.spec.groups]
-    for name, slots in state.slots.items():
-        native = state.spec.group(name).native
-        own = {role: n for n, role in find(native).slots} if native else {}
-        out.tensors += [_tensor(name, own.get(s, s), s, a, quick) for s, a in slots.items()]
+    said = {} if quick else bundle.digests(path)
+    for group in state.spec.groups:
+        own = {role: n for n, role in find(group.native).slots} if group.native else {}
+        for name in group.params or ():
+            slots = state.slots.get(name, {})
+            out.tensors += [_tensor(name, own.get(s, s), s, a, quick) for s, a in slots.items()]
+            if not slots:
+                out.tensors.append(_stateless(name))
     out.weights = [_tensor(n, "value", None, a, quick) for n, a in state.params.items()]
     out.warnings += state.warnings
-    _health(out, state.slots, {n: n for n in state.slots})
+    for t in (*out.tensors, *out.weights):
+        key = f"{t.param}/{t.role}" if t.role else t.param
+        if t.sha256 is not None and t.sha256 != said.get(key):
+            out.warnings.append(f"tensor {key!r}: bytes do not have the manifest's sha256; the file is damaged")
+    _health(out)
     return out
+
+
+def _stateless(param: str) -> TensorInfo:
+    return TensorInfo(param, None, None, None, None, 0, None, None, None, None)
 
 
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -192,7 +206,7 @@ def _tensor(param: str, slot: str, role: str | None, array: np.ndarray, quick: b
     base = (param, slot, role, tuple(array.shape), array.dtype.name, array.nbytes)
     if quick:
         return TensorInfo(*base, None, None, None, None)
-    hasher, total, nan, inf = hashlib.sha256(), 0.0, 0, 0
+    hasher, total, peak, nan, inf, negative = hashlib.sha256(), 0.0, 0.0, 0, 0, 0
     for piece in blocks(array):
         hasher.update(tensor_bytes(piece))
         with np.errstate(all="ignore"):
@@ -201,24 +215,23 @@ def _tensor(param: str, slot: str, role: str | None, array: np.ndarray, quick: b
         inf += int(np.isinf(values).sum())
         finite = values[np.isfinite(values)]
         total += float(np.dot(finite, finite))
-    return TensorInfo(*base, hasher.hexdigest(), float(np.sqrt(total)), nan, inf)
+        peak = max(peak, float(np.abs(finite).max(initial=0.0)))
+        if role in _SQUARES:
+            negative += int((values < 0).sum())
+    # Squares that leave float64's range: the largest entry stands for the norm.
+    norm = float(np.sqrt(total)) if 0 < total < np.inf else peak
+    return TensorInfo(*base, hasher.hexdigest(), norm, nan, inf, negative if role in _SQUARES else None)
 
 
-def _health(out: Inspection, slots: Mapping[str, Mapping[str, np.ndarray]], called: Mapping[str, str]) -> None:
+def _health(out: Inspection) -> None:
     """Warnings that a person would want before trusting the file."""
-    del slots, called
     for t in out.tensors:
         if t.nan or t.inf:
             out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: {t.nan} NaN and {t.inf} infinite values")
-        elif t.norm == 0 and t.role not in (None, "step") and t.shape != ():
+        elif t.norm == 0 and t.role not in (None, "step") and t.shape != () and t.bytes:
             out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: dead, every value is 0")
-
-
-def negative_squares(state: TrainingState) -> list[str]:
-    """A sentence for each slot of squares that has a negative entry."""
-    out = []
-    for name, slots in state.slots.items():
-        for slot, array in slots.items():
-            if slot in _SQUARES and any((np.asarray(p, np.float32) < 0).any() for p in blocks(array)):
-                out.append(f"parameter {name!r}, slot {slot!r}: negative entries in a mean of squares; the file is damaged")
-    return out
+        if t.negative:
+            out.warnings.append(
+                f"parameter {t.param!r}, slot {t.slot!r}: {t.negative} negative entries in a mean or sum of squares; "
+                "the file is damaged"
+            )
