@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from .. import __version__
+
 __all__ = ["main"]
 
 # Command -> one line of help. Kept here so that `optexport --help` imports nothing else.
@@ -41,7 +43,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="optexport", message="%(version)s")
+@click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Move optimizers, and half-finished training runs, between frameworks.
 
@@ -54,6 +56,8 @@ def main(argv: list[str] | None = None) -> Any:
     """Run the command line and exit. Errors are one line a cause on stderr."""
     from ..errors import OptexportError
 
+    if not (sys.argv[1:] if argv is None else argv):
+        argv = ["--help"]
     try:
         code = cli.main(args=argv, standalone_mode=False)
     except OptexportError as e:
@@ -77,5 +81,6 @@ def main(argv: list[str] | None = None) -> Any:
 
 def _fail(causes: tuple[str, ...], code: int) -> None:
     for cause in causes:
-        click.echo(f"optexport: {' '.join(str(cause).split())}", err=True)
+        # One line, and nothing that a file's names could make a terminal do.
+        click.echo("optexport: " + "".join(c if c.isprintable() else "?" for c in " ".join(str(cause).split())), err=True)
     sys.exit(code)

@@ -6,7 +6,7 @@ import contextlib
 
 import click
 
-from .output import console, json_option, key_values, print_json, progress, verdict_text
+from .output import console, json_option, key_values, plain, print_json, progress, verdict_text
 
 __all__ = ["command"]
 
@@ -23,7 +23,7 @@ __all__ = ["command"]
 @click.option("--names", metavar="FILE", help="Parameter names in the order the optimizer was given them.")
 @click.option("--model", metavar="FILE", help="A weights file: names (by shape) and values of the parameters.")
 @click.option("--hyper", multiple=True, metavar="K=V", help="The source's arguments, where its file holds none.")
-@click.option("--step", type=int, metavar="N", help="Completed updates, where the file does not say.")
+@click.option("--step", type=click.IntRange(min=0), metavar="N", help="Completed updates, where the file does not say.")
 @click.option("--lr", type=float, metavar="X", help="Learning rate of the next step, where it is not the file's.")
 @click.option("--allow", type=click.Choice(["bounded", "lossy"]), help="Consent to a verdict that is not exact.")
 @click.option("--emit-optimizer", metavar="FILE", help="Write an optimizer that computes the source's rule exactly.")
@@ -66,7 +66,7 @@ def command(
         print_json(result)
         return
     out = console()
-    out.print(verdict_text(result.verdict), f"{result.source} → {result.target} ({result.optimizer})")
+    out.print(verdict_text(result.verdict), plain(f"{result.source} → {result.target} ({result.optimizer})"))
     out.print(f"  {result.tensors} tensors, {result.bytes} bytes, {result.seconds:.2f} s", markup=False)
     if result.bound is not None:
         out.print(f"  bound: an update changes by up to {result.bound:.3g} ({result.bound_text})", markup=False)
@@ -77,6 +77,6 @@ def command(
         ("note", result.warnings),
     ):
         for line in lines:
-            out.print(f"  {label}: {line}", markup=False)
+            out.print(plain(f"  {label}: {line}"))
     for path in result.written[1:]:
-        out.print(f"  also wrote {path}", markup=False)
+        out.print(plain(f"  also wrote {path}"))

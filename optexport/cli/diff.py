@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from .output import console, json_option, print_json, table
+from .output import console, json_option, plain, print_json, table
 
 __all__ = ["command"]
 
@@ -36,7 +36,7 @@ def command(
         ]
         table(["parameter", "slot", "relative", "same bytes", ""], rows, right=(2,))
         for line in result.sentences:
-            console().print(line, markup=False)
+            console().print(plain(line))
         console().print("[green]equal[/green]" if equal else "[red]different[/red]", f"at rtol {rtol:g}")
     sys.exit(0 if equal else 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import console, hyperparameters, json_option, print_json, table
+from .output import console, hyperparameters, json_option, plain, print_json, table
 
 __all__ = ["command"]
 
@@ -28,12 +28,13 @@ def command(
         print_json(found)
         return
     out = console()
-    out.print(f"[bold]{found.optimizer or 'unknown optimizer'}[/bold]  {found.format}, step {found.step}")
+    out.print(plain(found.optimizer or "unknown optimizer", "bold"), f" {found.format}, step {found.step}")
     for i, g in enumerate(found.groups):
         out.print(
-            f"  group {i}: {g['rule'] or 'unknown rule'}, {len(g['params'])} parameters; "
-            f"{hyperparameters(g['hyperparameters'])}",
-            markup=False,
+            plain(
+                f"  group {i}: {g['rule'] or 'unknown rule'}, {len(g['params'])} parameters; "
+                f"{hyperparameters(g['hyperparameters'])}"
+            )
         )
     rows = [
         [t.param, t.slot or "no state", t.role or "", "" if t.shape is None else "×".join(map(str, t.shape)) or "scalar",
@@ -43,4 +44,4 @@ def command(
     ]  # fmt: skip
     table(["parameter", "slot", "role", "shape", "dtype", "bytes", "norm", "NaN", "Inf"], rows, right=(5, 6, 7, 8))
     for w in found.warnings:
-        out.print(f"[yellow]warning[/yellow] {w}")
+        out.print(plain("warning", "yellow"), plain(w))

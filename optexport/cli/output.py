@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["hyperparameters", "json_option", "key_values", "print_json", "progress", "table", "verdict_text"]
+__all__ = ["hyperparameters", "json_option", "key_values", "plain", "print_json", "progress", "table", "verdict_text"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -44,6 +44,13 @@ def verdict_text(verdict: str) -> Any:
     return Text(verdict, style=_STYLES.get(verdict, ""))
 
 
+def plain(text: str, style: str = "") -> Any:
+    """Text as it stands: brackets are no markup, and a file's names cannot steer the terminal."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else "?" for c in text), style=style)
+
+
 def console(stderr: bool = False) -> Any:
     from rich.console import Console
 
@@ -59,7 +66,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
     for i, c in enumerate(columns):
         t.add_column(c, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
-        t.add_row(*[cell if hasattr(cell, "style") or cell.__class__.__name__ == "Text" else str(cell) for cell in row])
+        t.add_row(*[cell if hasattr(cell, "style") else plain(str(cell)) for cell in row])
     console().print(t)
 
 
@@ -104,9 +111,16 @@ def key_values(items: Sequence[str]) -> dict[str, Any]:
                     value = float(value)
                 except ValueError:
                     if value.startswith("(") and value.endswith(")"):
-                        value = json.loads(f"[{value[1:-1].rstrip(',')}]")
+                        value = _items(item, value[1:-1])
         out[key] = tuple(value) if isinstance(value, list) else value
     return out
+
+
+def _items(item: str, text: str) -> list[Any]:
+    try:
+        return list(json.loads(f"[{text.rstrip(' ,')}]"))
+    except ValueError:
+        raise click.UsageError(f"--hyper {item!r}: expected numbers between the parentheses, as in (0.9, 0.99)") from None
 
 
 def hyperparameters(values: Mapping[str, Any]) -> str:
