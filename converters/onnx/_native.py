@@ -60,21 +60,20 @@ def native_snapshots(
 
 
 def _preview(name: str, arguments: Mapping[str, Any]) -> Update:
-    """One operator of ``ai.onnx.preview.training`` over all parameters, in the reference evaluator."""
+    """One operator of ``ai.onnx.preview.training`` in the reference evaluator, a parameter at a time.
+
+    (Given several, the evaluator's Adam rounds its results to float32, whatever their type.)
+    """
     from onnx.reference import ReferenceEvaluator
 
     attributes = {k: v for k, v in arguments.items() if k not in ("lr", "t0")}
-    built: dict[tuple[Any, ...], Any] = {}
+    built: dict[Any, Any] = {}
 
-    def evaluator(params: Arrays, slots: Sequence[str]) -> Any:
-        kind = helper.np_dtype_to_tensor_dtype(next(iter(params.values())).dtype)
-        key = (kind, *params)
-        if key not in built:
-            ins = [f"{n}.{part}" for part in ("x", "g", *slots) for n in params]
-            outs = [f"{n}.{part}.new" for part in ("x", *slots) for n in params]
-            node = helper.make_node(
-                name, ["r", "t", *ins], outs, domain="ai.onnx.preview.training", **attributes
-            )
+    def evaluator(dtype: np.dtype[Any], slots: Sequence[str]) -> Any:
+        if dtype not in built:
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            ins, outs = ["x", "g", *slots], [f"{n}.new" for n in ("x", *slots)]
+            node = helper.make_node(name, ["r", "t", *ins], outs, domain="ai.onnx.preview.training", **attributes)
             infos = [helper.make_tensor_value_info(i, kind, None) for i in ("r", *ins)]
             graph = helper.make_graph(
                 [node],
@@ -83,8 +82,14 @@ def _preview(name: str, arguments: Mapping[str, Any]) -> Update:
                 [helper.make_tensor_value_info(o, kind, None) for o in outs],
             )
             opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.preview.training", 1)]
-            built[key] = (ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets, ir_version=8)), outs)
-        return built[key]
+            made = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+            # Attributes are float32 numbers; as NumPy scalars they would round 1 − β to float32 on NumPy 2.
+            for op in made.rt_nodes_:
+                for key, value in attributes.items():
+                    if isinstance(value, float):
+                        setattr(op, key, float(getattr(op, key)))
+            built[dtype] = made
+        return built[dtype]
 
     def update(
         params: dict[str, np.ndarray],
@@ -93,17 +98,14 @@ def _preview(name: str, arguments: Mapping[str, Any]) -> Update:
         lr: float,
         count: int,
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-        names = list(next(iter(slots.values())))
-        run, outs = evaluator(params, names)
-        dtype = next(iter(params.values())).dtype
-        feeds: dict[str, Any] = {"r": np.array(lr, dtype), "t": np.array(count + arguments["t0"], np.int64)}
-        for n in params:
-            feeds |= {f"{n}.x": params[n], f"{n}.g": grads[n], **{f"{n}.{s}": slots[n][s] for s in names}}
-        new = dict(zip(outs, run.run(None, feeds), strict=True))
-        return (
-            {n: np.asarray(new[f"{n}.x.new"], dtype) for n in params},
-            {n: {s: np.asarray(new[f"{n}.{s}.new"], dtype) for s in names} for n in params},
-        )
+        new, kept = {}, {}
+        for n, value in params.items():
+            run = evaluator(value.dtype, list(slots[n]))
+            feeds = {"r": np.array(lr, value.dtype), "t": np.array(count + arguments["t0"], np.int64)}
+            x, *held = run.run(None, {**feeds, "x": value, "g": grads[n], **slots[n]})
+            new[n] = np.asarray(x, value.dtype)
+            kept[n] = {s: np.asarray(h, value.dtype) for s, h in zip(slots[n], held, strict=True)}
+        return new, kept
 
     return update
 

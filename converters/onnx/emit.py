@@ -50,7 +50,7 @@ def emit(
     params: name -> shape, or an array that has it. dtype: of parameters, gradients and slots; float16
         and bfloat16 are widened to float32 inside and rounded once at the end.
     steps: completed updates by parameter, where they differ: the input ``step`` is then the largest,
-        and the others are that much behind it for ever.
+        and the others are that much behind it for ever. A fresh optimizer's counts when None.
     runtime: hyperparameters that are graph inputs (scalars; double for float64, else float); the
         others are constants of the graph. ``lr_mult`` multiplies inside.
     layout: ``flat`` takes, for each group, ``flat.<g>``, ``flat.<g>.grad`` and ``flat.<g>.<slot>``: all
@@ -134,12 +134,13 @@ def _lanes(spec: Spec, shapes: Mapping[str, Shape], steps: Mapping[str, int]) ->
     unknown = [n for n in steps if n not in shapes]
     if unknown:
         raise UnknownNameError(f"steps: {unknown[0]!r} is no parameter; expected one of {', '.join(shapes)}")
-    last = max((steps.get(n, 0) for n in shapes), default=0)
+    steps = {n: steps.get(n, spec.group(n).first_step) for n in shapes}
+    last = max(steps.values())
     index = 0
     for g, group in enumerate(spec.groups):
         by_offset: dict[int, dict[str, Shape]] = {}
         for name in group.params or ():
-            by_offset.setdefault(steps.get(name, 0) - last, {})[name] = shapes[name]
+            by_offset.setdefault(steps[name] - last, {})[name] = shapes[name]
         for offset, held in sorted(by_offset.items(), reverse=True):
             yield _Lane(index, g, group, offset, held)
             index += 1
@@ -285,13 +286,12 @@ def _call(nodes: list[onnx.NodeProto], stem: str, made: Functions, scalars: Sequ
 def _emit_bucket(graph: _Graph, shapes: Mapping[str, Shape], made: Functions, scalars: Sequence[str]) -> None:
     """Small parameters joined into one vector, updated, and cut apart again."""
     stem = f"optexport/bucket/{next(iter(shapes))}"
-    line = graph.integers([-1], "line")
     for key in made.tensors:
         parts = []
         for name, shape in shapes.items():
             part = _value(name, key)
             if len(shape) != 1:
-                graph.node("Reshape", [part, line], [f"optexport/{part}/line"])
+                graph.node("Reshape", [part, graph.integers([-1], "line")], [f"optexport/{part}/line"])
                 part = f"optexport/{part}/line"
             parts.append(part)
         graph.node("Concat", parts, [_value(stem, key)], axis=0)

@@ -83,6 +83,8 @@ class UpdateSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Elementwise chains have nothing to fuse; the optimizer only takes time to find that out.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # The update is one part of a training step: its threads must not keep the cores busy after it.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if flush_denormals:
@@ -264,7 +266,8 @@ def snapshots(
         HyperparameterError: a gradient is absent: the graph updates every parameter.
     """
     spec = spec.settle(params)
-    counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
+    given = steps if isinstance(steps, Mapping) else {} if steps is None else dict.fromkeys(params, steps)
+    counts = {n: given.get(n, spec.group(n).first_step) for n in params}
     values = {n: np.asarray(v, dtype) for n, v in params.items()}
     start = TrainingState(spec, values, slots or {}, counts)
     wanted = {n: [s.name for s in spec.group(n).rule.slots] for n in values}
