@@ -32,13 +32,15 @@ _SNIFFED = 1 << 16
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` looks like a ``.states`` file: a pickle whose beginning names MXNet.
+    """Whether ``path`` looks like MXNet's: a ``.states`` pickle that names it early, or an array list.
 
-    A file without a single array and without an optimizer names nothing, and is not recognized.
+    A states file without a single array and without an optimizer names nothing, and is not recognized.
     """
     if os.path.isdir(path):
         return False
     head = bytes(map_file(path)[:_SNIFFED])
+    if head[:8] == LIST_MAGIC.to_bytes(8, "little"):
+        return True
     return head[:1] == b"\x80" and any(
         word in head for word in (b"mxnet.ndarray", b"mxnet.numpy", b"mxnet.optimizer", b"Optexport")
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..dialects import find
-from ..errors import OptexportError
+from ..errors import CheckpointError, OptexportError
 from ..rules import name_of
 from . import bundle
 from .bundle import tensor_bytes
@@ -77,7 +77,13 @@ def inspect(
     fmt = format or detect(path)
     if fmt == BUNDLE:
         return _of_bundle(path, quick)
-    native = read_native(path, fmt)
+    try:
+        native = read_native(path, fmt)
+    except CheckpointError:
+        weights = _weights_alone(path, quick)
+        if weights is None:
+            raise
+        return weights
     out = Inspection(native.format, None, max((s for s in native.steps.values() if s is not None), default=None))
     state = _lifted(native, path, optimizer, out)
     called = {k: k for g in native.groups for k in g.params}
@@ -98,6 +104,17 @@ def inspect(
             out.tensors.append(_stateless(called[key]))
     out.weights = [_tensor(n, "value", None, a, quick) for n, a in native.weights.items()]
     _health(out)
+    return out
+
+
+def _weights_alone(path: str, quick: bool) -> Inspection | None:
+    """A weights file, None where it is not even that."""
+    try:
+        tensors = read_model(path).tensors
+    except OptexportError:
+        return None
+    out = Inspection("weights", None, None, warnings=["a weights file: it holds no optimizer state"])
+    out.weights = [_tensor(n, "value", None, a, quick) for n, a in tensors.items()]
     return out
 
 

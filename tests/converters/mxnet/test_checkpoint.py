@@ -132,7 +132,7 @@ def test_weights_named_with_and_without_prefix(tmp_path: Path) -> None:
 
 
 def test_files_of_the_other_kind(tmp_path: Path) -> None:
-    assert not checkpoint.sniff(DATA / "v2_named.params") and not checkpoint.sniff(DATA)
+    assert checkpoint.sniff(DATA / "v2_named.params") and not checkpoint.sniff(DATA)
     (tmp_path / "other.pkl").write_bytes(pickle.dumps({"state": {}, "param_groups": []}))
     assert not checkpoint.sniff(tmp_path / "other.pkl")
     with pytest.raises(CheckpointError, match=r"module\.params: is an array list .*; pass it as weights$"):

@@ -1,0 +1,171 @@
+"""Resume parity, the product's promise: train in A, convert A's own file, go on in B with B's own
+API; equals the uninterrupted run in A within the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import optexport as ox
+from optexport.convert import convert
+from optexport.dialects import converter
+from optexport.parity import problem, relative_error
+from optexport.parity.bounds import unit_roundoff
+from tests.parity.backends import require_backend
+
+BEFORE, AFTER = 10, 15
+# 0.999 in float32 makes 1 − β a 1.3e-5th larger: what a kernel with float32 scalars changes of an update.
+FLOAT32_SCALARS = 1.3e-5
+
+
+@dataclass(frozen=True)
+class Port:
+    """source trains and saves, target goes on. target: a native optimizer, ``emit:FRAMEWORK`` for an
+    optimizer that optexport writes, or ``onnx`` for the update graph. verdict: what must be said."""
+
+    source: str
+    target: str
+    verdict: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    allow: str | None = None
+    lr_factor: float = 1.0
+
+    @property
+    def id(self) -> str:
+        return f"{self.source}_to_{self.target}" + ("_lr_drop" if self.lr_factor != 1 else "") + f"_{len(self.arguments)}"
+
+
+PORTS = [
+    Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9}, lr_factor=0.1),
+    Port("torch:SGD", "mxnet:sgd", "exact", {"lr": 0.1, "weight_decay": 0.01}),
+    Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
+    Port("torch:SGD", "mxnet:nag", "conditional", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9, "maximize": True}),
+    Port("torch:SGD", "emit:mxnet", "exact", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    Port("torch:SGD", "onnx", "exact", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, lr_factor=0.1),
+    Port("torch:Adam", "mxnet:adam", "bounded", {"lr": 0.01, "eps": 1e-4, "weight_decay": 0.1}, allow="bounded"),
+    Port("torch:AdamW", "mxnet:adam", "lossy", {"lr": 0.01, "weight_decay": 0.1}, allow="lossy"),
+    Port("torch:AdamW", "emit:mxnet", "exact", {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}, lr_factor=0.1),
+    Port("torch:Adam", "emit:mxnet", "exact", {"lr": 0.01, "amsgrad": True}),
+    Port("torch:AdamW", "onnx", "exact", {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}, lr_factor=0.1),
+    Port("torch:Adam", "onnx", "exact", {"lr": 0.01, "amsgrad": True}),
+    Port("torch:RMSprop", "mxnet:rmsprop", "bounded", {"lr": 0.01, "eps": 1e-3}, allow="bounded"),
+    Port("torch:RMSprop", "emit:mxnet", "exact", {"lr": 0.01, "momentum": 0.9}),
+    Port("torch:RMSprop", "onnx", "exact", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}),
+    Port("torch:Adagrad", "mxnet:adagrad", "bounded", {"lr": 0.1, "eps": 1e-3}, allow="bounded"),
+    Port("torch:Adagrad", "emit:mxnet", "exact", {"lr": 0.1, "lr_decay": 0.1}),
+    Port("torch:Adagrad", "onnx", "exact", {"lr": 0.1, "lr_decay": 0.1}),
+    Port("mxnet:sgd", "torch:SGD", "conditional", {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.01}),
+    Port("mxnet:sgd", "emit:torch", "exact", {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.01, "clip_gradient": 0.5}),
+    Port("mxnet:nag", "emit:torch", "exact", {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.1}),
+    Port("mxnet:adam", "torch:Adam", "bounded", {"learning_rate": 0.01, "epsilon": 1e-4, "wd": 0.1}, allow="bounded"),
+    Port("mxnet:adam", "emit:torch", "exact", {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5, "rescale_grad": 0.5}),
+    Port("mxnet:adam", "onnx", "exact", {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5}, lr_factor=0.1),
+    Port("mxnet:rmsprop", "emit:torch", "exact", {"learning_rate": 0.01, "centered": True}),
+    Port("mxnet:rmsprop", "onnx", "exact", {"learning_rate": 0.01}),
+    Port("mxnet:adagrad", "torch:Adagrad", "bounded", {"learning_rate": 0.1, "eps": 1e-6}, allow="bounded"),
+    Port("mxnet:adagrad", "onnx", "exact", {"learning_rate": 0.1, "wd": 0.1}),
+]
+
+
+def _train_torch(port: Port, p: Any, lr: float, folder: Path) -> tuple[list[dict[str, np.ndarray]], str, Any]:
+    """Train with PyTorch, save after BEFORE updates as a person would, go on. Weights per update."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    tensors = {n: torch.nn.Parameter(torch.from_numpy(v.copy())) for n, v in p.params.items()}
+    optimizer = getattr(torch.optim, port.source.partition(":")[2])(list(tensors.values()), **port.arguments)
+    weights = []
+    for t, g in enumerate(p.grads):
+        if t == BEFORE:
+            torch.save(optimizer.state_dict(), folder / "run.pt")
+            torch.save({n: v.detach() for n, v in tensors.items()}, folder / "model.pt")
+            for group in optimizer.param_groups:
+                group["lr"] = lr * port.lr_factor
+        for n, v in tensors.items():
+            v.grad = torch.from_numpy(g[n].copy())
+        optimizer.step()
+        weights.append({n: v.detach().numpy().copy() for n, v in tensors.items()})
+    return weights, str(folder / "run.pt"), str(folder / "model.pt")
+
+
+def _train_mxnet(port: Port, p: Any, lr: float, folder: Path) -> tuple[list[dict[str, np.ndarray]], str, Any]:
+    """Train with MXNet's Updater, save states with the optimizer after BEFORE updates, go on."""
+    require_backend("mxnet")
+    from optexport.converters.mxnet._import import import_mxnet
+
+    mx = import_mxnet()
+    arrays = {n: mx.nd.array(v, dtype=v.dtype) for n, v in p.params.items()}
+    optimizer = mx.optimizer.create(port.source.partition(":")[2], **port.arguments)
+    updater = mx.optimizer.get_updater(optimizer)
+    weights = []
+    for t, g in enumerate(p.grads):
+        if t == BEFORE:
+            (folder / "run.states").write_bytes(updater.get_states(dump_optimizer=True))
+            mx.nd.save(str(folder / "model.params"), arrays)
+            optimizer.set_learning_rate(lr * port.lr_factor)
+        for i, (n, v) in enumerate(arrays.items()):
+            updater(i, mx.nd.array(g[n], dtype=g[n].dtype), v)
+        weights.append({n: v.asnumpy().copy() for n, v in arrays.items()})
+    return weights, str(folder / "run.states"), str(folder / "model.params")
+
+
+def _go_on(port: Port, file: str, module: Path, start: Any, grads: Any, lr: float) -> Iterator[dict[str, np.ndarray]]:
+    """Continue from the converted file with the target's own API."""
+    from tests.parity import resume_with
+
+    kind, _, name = port.target.partition(":")
+    if port.target == "onnx":
+        yield from resume_with.update_graph(file, str(module), grads, lr)
+    elif kind == "emit":
+        yield from getattr(resume_with, f"emitted_{name}")(file, module, start, grads, lr)
+    else:
+        yield from getattr(resume_with, kind)(file, name, start, grads, lr)
+
+
+@pytest.mark.parametrize("port", PORTS, ids=lambda p: p.id)
+def test_port_continues_the_run(port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    framework = port.target.removeprefix("emit:").partition(":")[0]
+    require_backend(framework)
+    p = problem("float32", BEFORE + AFTER)
+    lr = port.arguments.get("lr", port.arguments.get("learning_rate"))
+    train = {"torch": _train_torch, "mxnet": _train_mxnet}[port.source.partition(":")[0]]
+    weights, source, model = train(port, p, lr, tmp_path)
+    emits = port.target == "onnx" or port.target.startswith("emit:")
+    suffix = {"onnx": ".safetensors", "torch": ".pt", "mxnet": ".states"}[framework]
+    module = tmp_path / (f"emitted_{abs(hash(port.id)) % 10**8}" + (".onnx" if port.target == "onnx" else ".py"))
+    target = str(tmp_path / f"target{suffix}")
+    next_lr = lr * port.lr_factor
+
+    report = convert(
+        source, target, model=model, allow=port.allow, lr=next_lr if port.lr_factor != 1 else None,
+        optimizers=() if emits else (port.target,), emit_optimizer=str(module) if emits else None,
+    )  # fmt: skip
+
+    assert report.verdict == port.verdict, report
+    monkeypatch.syspath_prepend(str(tmp_path))
+    got = list(_go_on(port, target, module, weights[BEFORE - 1], p.grads[BEFORE:], next_lr))
+    assert len(got) == AFTER
+    _within_verdict(port, report, weights, got)
+
+
+def _within_verdict(port: Port, report: Any, weights: Any, got: Any) -> None:
+    if port.verdict == "lossy":
+        gaps = [relative_error(g["w"], w["w"]) for g, w in zip(got, weights[BEFORE:], strict=True)]
+        assert gaps[-1] > 1e-3, "what a lossy port drops must show, or it is not lossy"
+        assert report.dropped
+        return
+    travelled = dict.fromkeys(got[0], 0.0)
+    for t in range(AFTER):
+        for name, value in got[t].items():
+            want, before = weights[BEFORE + t][name], weights[BEFORE + t - 1][name]
+            travelled[name] += float(np.abs(want - before).max()) / float(np.abs(want).max())
+            # Both runs round every operation of every update; about a dozen operations each.
+            rounding = 3 * np.sqrt(2 * 12 * (BEFORE + t + 1)) * unit_roundoff("float32")
+            bound = rounding + (FLOAT32_SCALARS + (report.bound or 0.0)) * travelled[name]
+            error = relative_error(value, want)
+            assert error <= bound, f"update {BEFORE + t + 1}, {name}: {error:.3g}, bound {bound:.3g}"
