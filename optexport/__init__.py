@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 # A checkout keeps `converters/` and `schemas/` beside this folder; a wheel has them inside it. When
 # Python finds the checkout's `optexport/` first (current directory), look beside it as well.
 _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if not os.path.isdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "converters")) and os.path.isfile(
-    os.path.join(_root, "converters", "__init__.py")
-):
+if not os.path.isdir(
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), "converters")
+) and os.path.isfile(os.path.join(_root, "converters", "__init__.py")):
     __path__.append(_root)
 
 _HOME = {
@@ -65,7 +65,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
-        raise AttributeError(f"module 'optexport' has no attribute {name!r}; expected one of {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'optexport' has no attribute {name!r}; expected one of {', '.join(__all__)}"
+        )
     value = getattr(importlib.import_module(f"optexport.{home}"), name)
     globals()[name] = value
     return value

@@ -76,7 +76,9 @@ def convert(
     if to_format not in formats():
         raise UnknownNameError(f"--to {to_format}: expected one of the formats {', '.join(formats())}")
     own, wanted = _sides(optimizers, from_format, to_format, source)
-    state = load(source, format=from_format, model=model, names=names, optimizer=own, arguments=arguments, step=step)
+    state = load(
+        source, format=from_format, model=model, names=names, optimizer=own, arguments=arguments, step=step
+    )
     if not is_named(state):
         raise NamingError(
             f"{source}: parameters are known by index only, {', '.join(state.names[:4])}…; give their names with "
@@ -107,7 +109,9 @@ def _by_suffix(path: str) -> str:
     return _SUFFIXES[suffix]
 
 
-def _sides(optimizers: tuple[str, ...], from_format: str, to_format: str, source: str) -> tuple[str | None, str | None]:
+def _sides(
+    optimizers: tuple[str, ...], from_format: str, to_format: str, source: str
+) -> tuple[str | None, str | None]:
     """Which of the named optimizers is the source's and which the target's."""
     own = wanted = None
     for name in optimizers:
@@ -165,11 +169,17 @@ def _keep_rule(state: TrainingState, lr: float | None) -> tuple[TrainingState, R
         groups = tuple(replace(g, hyperparameters={**g.hyperparameters, "lr": lr}) for g in state.spec.groups)
         state = replace(state, spec=Spec(groups))
     notes = ("the emitted optimizer computes the rule itself",)
-    return state, Report("exact", notes=notes, source=state.dialect, target="emitted", warnings=state.warnings)
+    return state, Report(
+        "exact", notes=notes, source=state.dialect, target="emitted", warnings=state.warnings
+    )
 
 
 def _write_emitted(
-    state: TrainingState, to_format: str, target: str, path: str, on_size: Callable[[int], Callable[[int], None]] | None
+    state: TrainingState,
+    to_format: str,
+    target: str,
+    path: str,
+    on_size: Callable[[int], Callable[[int], None]] | None,
 ) -> str:
     """Write the optimizer, then the state it goes on from; the optimizer's name."""
     from .state.files import whole_or_nothing
@@ -178,7 +188,9 @@ def _write_emitted(
         shapes = {n: state.shape(n) for n in state.names}
         unknown = [n for n, s in shapes.items() if s is None]
         if unknown:
-            raise CheckpointError(f"{target}: parameter {unknown[0]!r} has no known shape; pass the weights (--model)")
+            raise CheckpointError(
+                f"{target}: parameter {unknown[0]!r} has no known shape; pass the weights (--model)"
+            )
         model = emit(state.spec, "onnx", shapes, steps=dict(state.steps), dtype=_graph_dtype(state))
         full = replace(state, slots={n: state.full_slots(n) for n in state.names})
         data = model.SerializeToString(deterministic=True)
@@ -188,9 +200,13 @@ def _write_emitted(
         return "onnx update graph"
     stem = os.path.splitext(os.path.basename(path))[0]
     if not stem.isidentifier():
-        raise UnknownNameError(f"{path}: expected a name that Python can import, as in opt.py, found {stem!r}")
+        raise UnknownNameError(
+            f"{path}: expected a name that Python can import, as in opt.py, found {stem!r}"
+        )
     emitter = converter(to_format, "emit")
-    text = emit(state.spec, to_format, {n: s for n in state.names if (s := state.shape(n)) is not None} or None)
+    text = emit(
+        state.spec, to_format, {n: s for n in state.names if (s := state.shape(n)) is not None} or None
+    )
     native = emitter.emitted_state(state, module=stem)
     with whole_or_nothing(path) as f:
         f.write(text.encode())
@@ -199,7 +215,9 @@ def _write_emitted(
 
 
 def _graph_dtype(state: TrainingState) -> str:
-    kinds = {state.params[n].dtype.name if n in state.params else state.state_dtype(n).name for n in state.names}
+    kinds = {
+        state.params[n].dtype.name if n in state.params else state.state_dtype(n).name for n in state.names
+    }
     if len(kinds) > 1:
         raise CheckpointError(f"parameters have dtypes {', '.join(sorted(kinds))}; an update graph has one")
     return kinds.pop()

@@ -61,7 +61,9 @@ class Link:
             arguments[name] = tuple(items)
 
 
-def _one_group(arguments: Arguments, params: tuple[str, ...] | None) -> Sequence[tuple[dict[str, Any], Any, float]]:
+def _one_group(
+    arguments: Arguments, params: tuple[str, ...] | None
+) -> Sequence[tuple[dict[str, Any], Any, float]]:
     return [(dict(arguments), params, 1.0)]
 
 
@@ -98,7 +100,9 @@ class Native:
     variants: Sequence[Arguments] = ({},)
     aliases: Mapping[str, str] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
-    split: Callable[[Arguments, tuple[str, ...] | None], Sequence[tuple[dict[str, Any], Any, float]]] = _one_group
+    split: Callable[[Arguments, tuple[str, ...] | None], Sequence[tuple[dict[str, Any], Any, float]]] = (
+        _one_group
+    )
     validate: Callable[[Arguments], None] = lambda _: None
     counts_from: str = ""
     step_slot: str = ""
@@ -173,7 +177,9 @@ class Native:
             out.append(Group(rule, values, names, lr_mult, self.qualified, arguments, first))
         return out
 
-    def express(self, variant: Arguments, values: Mapping[str, float], base: Arguments | None = None) -> dict[str, Any]:
+    def express(
+        self, variant: Arguments, values: Mapping[str, float], base: Arguments | None = None
+    ) -> dict[str, Any]:
         """Arguments at which this optimizer has the rule of ``variant`` with these values.
 
         base: arguments to start from (a group's own, for a round trip); the defaults otherwise.
@@ -196,7 +202,9 @@ def frameworks() -> Mapping[str, str]:
     through the entry-point group ``optexport.converters``."""
     import optexport.converters as shipped
 
-    found = {m.name: f"{shipped.__name__}.{m.name}" for m in pkgutil.iter_modules(shipped.__path__) if m.ispkg}
+    found = {
+        m.name: f"{shipped.__name__}.{m.name}" for m in pkgutil.iter_modules(shipped.__path__) if m.ispkg
+    }
     for point in entry_points(group="optexport.converters"):
         if found.setdefault(point.name, point.value) != point.value:
             raise UnknownNameError(
@@ -209,7 +217,9 @@ def converter(framework: str, module: str) -> ModuleType:
     """``dialect``, ``checkpoint``, ``emit`` or ``run`` of a framework's converter."""
     package = frameworks().get(framework)
     if package is None:
-        raise UnknownNameError(f"unknown framework {framework!r}; expected one of {', '.join(sorted(natives()))}")
+        raise UnknownNameError(
+            f"unknown framework {framework!r}; expected one of {', '.join(sorted(natives()))}"
+        )
     return importlib.import_module(f"{package}.{module}")
 
 
@@ -243,5 +253,7 @@ def find(optimizer: str) -> Native:
     if entry is None:
         near = difflib.get_close_matches(name.lower(), table, n=3, cutoff=0.4) or list(table)
         names = ", ".join(table[n].name for n in near)
-        raise UnknownNameError(f"unknown optimizer {name!r} of {framework}; expected a native one, nearest: {names}")
+        raise UnknownNameError(
+            f"unknown optimizer {name!r} of {framework}; expected a native one, nearest: {names}"
+        )
     return entry

@@ -73,7 +73,9 @@ class Spec:
         listed = Counter(p for g in self.groups for p in g.params or ())
         twice = [p for p, n in listed.items() if n > 1]
         if twice:
-            raise HyperparameterError(f"spec: parameter {twice[0]!r} is listed {listed[twice[0]]} times; expected once")
+            raise HyperparameterError(
+                f"spec: parameter {twice[0]!r} is listed {listed[twice[0]]} times; expected once"
+            )
         unknown = [p for p in listed if p not in known]
         if unknown:
             raise UnknownNameError(
@@ -122,7 +124,11 @@ class Spec:
 
 def _params(group: Mapping[str, Any]) -> tuple[str, ...]:
     names = group.get("params")
-    if not isinstance(names, Iterable) or isinstance(names, str) or not all(isinstance(n, str) for n in names):
+    if (
+        not isinstance(names, Iterable)
+        or isinstance(names, str)
+        or not all(isinstance(n, str) for n in names)
+    ):
         raise HyperparameterError(f"group: expected 'params', a list of parameter names, found {names!r}")
     return tuple(names)
 
@@ -130,7 +136,9 @@ def _params(group: Mapping[str, Any]) -> tuple[str, ...]:
 def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...] | None) -> Group:
     entry = lookup(name)
     fam = entry.family
-    options = {k: v for k, v in arguments.items() if k in fam.options and not _is_hyper(fam.hyperparameters, k, v)}
+    options = {
+        k: v for k, v in arguments.items() if k in fam.options and not _is_hyper(fam.hyperparameters, k, v)
+    }
     rule = entry.rule(**options)
     given = {k: v for k, v in arguments.items() if k not in options}
     known = {h.name: h for h in rule.hyperparameters}
@@ -140,9 +148,7 @@ def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...]
                 f"{name}: unknown argument {key!r}; expected an option among {', '.join(fam.options)} "
                 f"or a hyperparameter among {', '.join(known)}"
             )
-    values = {
-        h: known[h].check(name, given.get(h, entry.defaults.get(h, known[h].default))) for h in known
-    }
+    values = {h: known[h].check(name, given.get(h, entry.defaults.get(h, known[h].default))) for h in known}
     return Group(rule, values, params)
 
 

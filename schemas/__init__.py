@@ -9,7 +9,7 @@ to one protobuf release. Regenerate the descriptors after a change of the ``.pro
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["FORMAT_VERSION", "message"]
 FORMAT_VERSION = 1
 
 
-@lru_cache(maxsize=None)
+@cache
 def message(name: str) -> Any:
     """The message class ``optexport.v1.<name>``."""
     return _classes()[f"optexport.v1.{name}"]
@@ -29,7 +29,9 @@ def message(name: str) -> Any:
 def _classes() -> dict[str, Any]:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    files = descriptor_pb2.FileDescriptorSet.FromString(Path(__file__).with_name("optexport.binpb").read_bytes())
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        Path(__file__).with_name("optexport.binpb").read_bytes()
+    )
     # A pool of our own: the default one belongs to whatever else the process loads.
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:

@@ -19,7 +19,12 @@ __all__ = ["OPTIMIZERS"]
 Arguments = Mapping[str, Any]
 
 # R is a tensor; everything else is an attribute, which protobuf keeps in float32.
-_PLAIN: dict[str, OptionValue] = {"maximize": False, "rescale": False, "clip": "none", "scalars": "attributes"}
+_PLAIN: dict[str, OptionValue] = {
+    "maximize": False,
+    "rescale": False,
+    "clip": "none",
+    "scalars": "attributes",
+}
 _ALIASES = {"learning_rate": "lr", "r": "lr", "R": "lr"}
 
 
@@ -74,7 +79,9 @@ def _plain_sgd(_: Arguments) -> dict[str, OptionValue]:
 def _check_t0(name: str) -> Any:
     def check(a: Arguments) -> None:
         if a["t0"] not in (0, 1):
-            raise HyperparameterError(f"onnx:{name}: t0, the T of the first update, expected 0 or 1, found {a['t0']!r}")
+            raise HyperparameterError(
+                f"onnx:{name}: t0, the T of the first update, expected 0 or 1, found {a['t0']!r}"
+            )
         if a.get("mode", "standard") not in ("standard", "nesterov"):
             raise HyperparameterError(f"onnx:{name}: mode expected standard or nesterov, found {a['mode']!r}")
 
@@ -107,7 +114,14 @@ OPTIMIZERS = (
         "Momentum",
         "sgd",
         # Every attribute is mandatory in the operator; these stand in where none is given.
-        arguments={"lr": 1e-2, "alpha": 0.9, "beta": 1.0, "norm_coefficient": 0.0, "mode": "standard", "t0": 0},
+        arguments={
+            "lr": 1e-2,
+            "alpha": 0.9,
+            "beta": 1.0,
+            "norm_coefficient": 0.0,
+            "mode": "standard",
+            "t0": 0,
+        },
         options=_momentum,
         links={
             **_LR,

@@ -82,5 +82,8 @@ def main(argv: list[str] | None = None) -> Any:
 def _fail(causes: tuple[str, ...], code: int) -> None:
     for cause in causes:
         # One line, and nothing that a file's names could make a terminal do.
-        click.echo("optexport: " + "".join(c if c.isprintable() else "?" for c in " ".join(str(cause).split())), err=True)
+        click.echo(
+            "optexport: " + "".join(c if c.isprintable() else "?" for c in " ".join(str(cause).split())),
+            err=True,
+        )
     sys.exit(code)

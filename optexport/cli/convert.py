@@ -14,19 +14,33 @@ __all__ = ["command"]
 @click.command("convert")
 @click.argument("source")
 @click.argument("target")
-@click.option("--from", "from_format", metavar="FMT", help="Format of SOURCE, where it is not to be detected.")
+@click.option(
+    "--from", "from_format", metavar="FMT", help="Format of SOURCE, where it is not to be detected."
+)
 @click.option("--to", "to_format", metavar="FMT", help="Format of TARGET: torch, mxnet, bundle.")
 @click.option(
     "--optimizer", multiple=True, metavar="FW:NAME",
     help="The target's optimizer; and the source's, where its file does not say.",
 )  # fmt: skip
 @click.option("--names", metavar="FILE", help="Parameter names in the order the optimizer was given them.")
-@click.option("--model", metavar="FILE", help="A weights file: names (by shape) and values of the parameters.")
-@click.option("--hyper", multiple=True, metavar="K=V", help="The source's arguments, where its file holds none.")
-@click.option("--step", type=click.IntRange(min=0), metavar="N", help="Completed updates, where the file does not say.")
-@click.option("--lr", type=float, metavar="X", help="Learning rate of the next step, where it is not the file's.")
-@click.option("--allow", type=click.Choice(["bounded", "lossy"]), help="Consent to a verdict that is not exact.")
-@click.option("--emit-optimizer", metavar="FILE", help="Write an optimizer that computes the source's rule exactly.")
+@click.option(
+    "--model", metavar="FILE", help="A weights file: names (by shape) and values of the parameters."
+)
+@click.option(
+    "--hyper", multiple=True, metavar="K=V", help="The source's arguments, where its file holds none."
+)
+@click.option(
+    "--step", type=click.IntRange(min=0), metavar="N", help="Completed updates, where the file does not say."
+)
+@click.option(
+    "--lr", type=float, metavar="X", help="Learning rate of the next step, where it is not the file's."
+)
+@click.option(
+    "--allow", type=click.Choice(["bounded", "lossy"]), help="Consent to a verdict that is not exact."
+)
+@click.option(
+    "--emit-optimizer", metavar="FILE", help="Write an optimizer that computes the source's rule exactly."
+)
 @json_option
 def command(
     source: str,
@@ -69,7 +83,9 @@ def command(
     out.print(verdict_text(result.verdict), plain(f"{result.source} → {result.target} ({result.optimizer})"))
     out.print(f"  {result.tensors} tensors, {result.bytes} bytes, {result.seconds:.2f} s", markup=False)
     if result.bound is not None:
-        out.print(f"  bound: an update changes by up to {result.bound:.3g} ({result.bound_text})", markup=False)
+        out.print(
+            f"  bound: an update changes by up to {result.bound:.3g} ({result.bound_text})", markup=False
+        )
     for label, lines in (
         ("condition", result.conditions),
         ("dropped", result.dropped),

@@ -16,7 +16,8 @@ __all__ = ["command"]
 @json_option
 def command(keep: str | None, as_json: bool) -> None:
     """A PyTorch run on handwritten digits, half finished, goes on in ONNX Runtime and MXNet files."""
-    from ..demo.run import show, work
+    from ..demo.run import work
+    from ..demo.show import show
 
     result = work(keep, None if as_json else show)
     if as_json:

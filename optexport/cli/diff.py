@@ -17,10 +17,18 @@ __all__ = ["command"]
 @click.option("--rtol", default=0.0, show_default=True, help="Largest accepted max|a−b| / max|b| of a slot.")
 @click.option("--model", metavar="FILE", help="A weights file that gives parameters their names.")
 @click.option("--names", metavar="FILE", help="Parameter names in the optimizer's order.")
-@click.option("--optimizer", multiple=True, metavar="FW:NAME", help="The optimizer, where a file does not say.")
+@click.option(
+    "--optimizer", multiple=True, metavar="FW:NAME", help="The optimizer, where a file does not say."
+)
 @json_option
 def command(
-    a: str, b: str, rtol: float, model: str | None, names: str | None, optimizer: tuple[str, ...], as_json: bool
+    a: str,
+    b: str,
+    rtol: float,
+    model: str | None,
+    names: str | None,
+    optimizer: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compare A and B, of any formats. Exit code 1 where they differ by more than --rtol."""
     from ..state.diff import diff
@@ -31,7 +39,13 @@ def command(
         print_json({"equal": equal, "rtol": rtol, "differences": result.sentences, "slots": result.slots})
     else:
         rows = [
-            [s.param, s.slot, "–" if s.relative is None else f"{s.relative:.3g}", "yes" if s.bitwise else "no", s.note]
+            [
+                s.param,
+                s.slot,
+                "–" if s.relative is None else f"{s.relative:.3g}",
+                "yes" if s.bitwise else "no",
+                s.note,
+            ]
             for s in result.slots
         ]
         table(["parameter", "slot", "relative", "same bytes", ""], rows, right=(2,))

@@ -69,7 +69,9 @@ def describe(optimizer: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _print_one(record: dict[str, Any]) -> None:
     out = console()
-    out.print(f"[bold]{record['optimizer'] or record['rule']}[/bold]  family {record['family']}, {record['reach']}")
+    out.print(
+        f"[bold]{record['optimizer'] or record['rule']}[/bold]  family {record['family']}, {record['reach']}"
+    )
     for line in record["equations"]:
         out.print(f"    {line}", markup=False)
     for name, choice in record["choices"].items():

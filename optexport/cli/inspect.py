@@ -18,7 +18,13 @@ __all__ = ["command"]
 @click.option("--quick", is_flag=True, help="Leave out hashes and norms, which read every byte.")
 @json_option
 def command(
-    path: str, fmt: str | None, model: str | None, names: str | None, optimizer: str | None, quick: bool, as_json: bool
+    path: str,
+    fmt: str | None,
+    model: str | None,
+    names: str | None,
+    optimizer: str | None,
+    quick: bool,
+    as_json: bool,
 ) -> None:
     """Groups, slots, steps, sizes, norms, NaN and Inf counts and dead slots of PATH."""
     from ..state.inspect import inspect
@@ -42,6 +48,10 @@ def command(
          "" if t.norm is None else f"{t.norm:.6g}", "" if t.nan is None else t.nan, "" if t.inf is None else t.inf]
         for t in (*found.tensors, *found.weights)
     ]  # fmt: skip
-    table(["parameter", "slot", "role", "shape", "dtype", "bytes", "norm", "NaN", "Inf"], rows, right=(5, 6, 7, 8))
+    table(
+        ["parameter", "slot", "role", "shape", "dtype", "bytes", "norm", "NaN", "Inf"],
+        rows,
+        right=(5, 6, 7, 8),
+    )
     for w in found.warnings:
         out.print(plain("warning", "yellow"), plain(w))

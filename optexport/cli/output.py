@@ -12,7 +12,16 @@ from typing import Any
 
 import click
 
-__all__ = ["hyperparameters", "json_option", "key_values", "plain", "print_json", "progress", "table", "verdict_text"]
+__all__ = [
+    "hyperparameters",
+    "json_option",
+    "key_values",
+    "plain",
+    "print_json",
+    "progress",
+    "table",
+    "verdict_text",
+]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -57,7 +66,9 @@ def console(stderr: bool = False) -> Any:
     return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None, right: Sequence[int] = ()) -> None:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None, right: Sequence[int] = ()
+) -> None:
     """Print a table; ``right`` lists columns of numbers."""
     from rich import box
     from rich.table import Table
@@ -76,7 +87,14 @@ def progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], No
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     with Progress(
         TextColumn("{task.description}"),
@@ -120,7 +138,9 @@ def _items(item: str, text: str) -> list[Any]:
     try:
         return list(json.loads(f"[{text.rstrip(' ,')}]"))
     except ValueError:
-        raise click.UsageError(f"--hyper {item!r}: expected numbers between the parentheses, as in (0.9, 0.99)") from None
+        raise click.UsageError(
+            f"--hyper {item!r}: expected numbers between the parentheses, as in (0.9, 0.99)"
+        ) from None
 
 
 def hyperparameters(values: Mapping[str, Any]) -> str:

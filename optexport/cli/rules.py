@@ -63,7 +63,9 @@ def command(as_json: bool) -> None:
         for f in frameworks:
             cell = row["frameworks"][f]
             line.append(
-                Text.assemble(f"{cell['optimizer']} ", verdict_text(cell["verdict"])) if cell["optimizer"] else Text("–")
+                Text.assemble(f"{cell['optimizer']} ", verdict_text(cell["verdict"]))
+                if cell["optimizer"]
+                else Text("–")
             )
         cells.append(line)
     table(["rule", "slots", *frameworks], cells)

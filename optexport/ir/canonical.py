@@ -116,7 +116,7 @@ def _identity(node: Node, args: list[Node], consts: list[float | str | Input | N
     """Index of the operand that ``node`` equals, −1 for zero, None where there is no identity."""
     a, b = consts
     same = [args[0].type is node.type, args[1].type is node.type]
-    if node.op == "add" and (a == 0 and same[1] or b == 0 and same[0]):
+    if node.op == "add" and ((a == 0 and same[1]) or (b == 0 and same[0])):
         return node.args[1] if a == 0 and same[1] else node.args[0]
     if node.op == "sub" and b == 0 and same[0]:
         return node.args[0]

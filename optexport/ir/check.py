@@ -36,7 +36,9 @@ def check(program: Program) -> Program:
     written = set(program.outputs) - {"param"}
     for slot in program.inputs("slot"):
         if slot.name not in written:
-            raise RuleError(f"rule: slot {slot.name!r} is read but has no new value; pass {slot.name}= to finish()")
+            raise RuleError(
+                f"rule: slot {slot.name!r} is read but has no new value; pass {slot.name}= to finish()"
+            )
     return program
 
 
@@ -53,7 +55,9 @@ def _at(node: Node) -> str:
 
 def _check_node(program: Program, index: int, node: Node) -> None:
     if any(not 0 <= a < index for a in node.args):
-        raise RuleError(f"{_at(node)}: {node.op} uses {list(node.args)} at node {index}; expected earlier nodes")
+        raise RuleError(
+            f"{_at(node)}: {node.op} uses {list(node.args)} at node {index}; expected earlier nodes"
+        )
     if node.op in ("input", "const"):
         if node.args:
             raise RuleError(f"{_at(node)}: {node.op} takes no operands, found {len(node.args)}")
@@ -81,11 +85,15 @@ def _check_node(program: Program, index: int, node: Node) -> None:
         raise RuleError(f"{_at(node)}: {op.name} has no attribute, found {node.attr!r}")
     tensor = any(program.nodes[a].type.is_tensor for a in node.args)
     if op.result == "truth" and node.type is not (MASK if tensor else BOOL):
-        raise RuleError(f"{_at(node)}: {op.name} gives a {'mask' if tensor else 'bool'}, found {node.type.value}")
+        raise RuleError(
+            f"{_at(node)}: {op.name} gives a {'mask' if tensor else 'bool'}, found {node.type.value}"
+        )
     if op.result == "scalar" and node.type is not FLOAT64:
         raise RuleError(f"{_at(node)}: {op.name} gives a float64, found {node.type.value}")
     if op.result in ("real", "select") and (node.type.is_truth or node.type.is_tensor != tensor):
-        raise RuleError(f"{_at(node)}: {op.name} gives a {'tensor' if tensor else 'scalar'}, found {node.type.value}")
+        raise RuleError(
+            f"{_at(node)}: {op.name} gives a {'tensor' if tensor else 'scalar'}, found {node.type.value}"
+        )
 
 
 def _check_input(node: Node) -> None:
@@ -97,7 +105,9 @@ def _check_input(node: Node) -> None:
     if node.attr.name and role not in ("hyper", "slot"):
         raise RuleError(f"{_at(node)}: input {role!r} has no name, found {node.attr.name!r}")
     if node.type is not _ROLES[role]:
-        raise RuleError(f"{_at(node)}: input {node.attr.key!r} is a {_ROLES[role].value}, found {node.type.value}")
+        raise RuleError(
+            f"{_at(node)}: input {node.attr.key!r} is a {_ROLES[role].value}, found {node.type.value}"
+        )
 
 
 def _check_const(node: Node) -> None:

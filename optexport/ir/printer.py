@@ -110,6 +110,9 @@ def _text(program: Program, i: int, names: dict[int, str], top: bool = False, bi
         parts = [_text(program, a, names) for a in node.args]
     else:
         # The right operand of − and / needs parentheses at equal binding.
-        parts = [_text(program, a, names, binding=op.binding + (k > 0 and not op.commutes)) for k, a in enumerate(node.args)]
+        parts = [
+            _text(program, a, names, binding=op.binding + (k > 0 and not op.commutes))
+            for k, a in enumerate(node.args)
+        ]
     text = op.text.format(*parts, attr=node.attr)
     return f"({text})" if binding > op.binding else text

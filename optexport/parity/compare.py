@@ -50,7 +50,11 @@ def relative_error(a: Any, b: Any) -> float:
 
 
 def referee(
-    spec: Spec, params: Tensors, grads: Iterable[Tensors], lrs: Sequence[float], state: TrainingState | None = None
+    spec: Spec,
+    params: Tensors,
+    grads: Iterable[Tensors],
+    lrs: Sequence[float],
+    state: TrainingState | None = None,
 ) -> Iterator[TrainingState]:
     """The referee's state after each update, in float64."""
     state = init(spec, params) if state is None else state
@@ -81,7 +85,11 @@ def compare_runs(
             bound = floor + rounding_bound(program, update, dtype, amplification)
             pairs = [("param", params[name], state.params[name])]
             roles = names or {s: s for s in state.slots[name]}
-            pairs += [(n, slots[name].get(n), state.slots[name][r]) for n, r in roles.items() if r in state.slots[name]]
+            pairs += [
+                (n, slots[name].get(n), state.slots[name][r])
+                for n, r in roles.items()
+                if r in state.slots[name]
+            ]
             for slot, got, want in pairs:
                 error = float("inf") if got is None else relative_error(got, want)
                 worst = max(worst, error / bound)

@@ -59,7 +59,9 @@ def run(program: Program, inputs: Mapping[str, Any], dtype: Any = np.float64) ->
     }
 
 
-def _value(program: Program, node: Node, values: list[Any], inputs: Mapping[str, Any], dtype: np.dtype) -> Any:
+def _value(
+    program: Program, node: Node, values: list[Any], inputs: Mapping[str, Any], dtype: np.dtype
+) -> Any:
     kind = dtype.type if node.type.is_tensor else np.float32 if node.type is FLOAT32 else np.float64
     if isinstance(node.attr, Input):
         value = inputs[node.attr.key]
@@ -72,7 +74,11 @@ def _value(program: Program, node: Node, values: list[Any], inputs: Mapping[str,
         return np.float64(_REDUCE[node.op](values[node.args[0]]))
     operands = [
         # A scalar that meets a tensor is rounded to the tensor's dtype first.
-        v if program.nodes[a].type.is_truth else np.asarray(v, dtype) if _meets_tensor(program, node) else kind(v)
+        v
+        if program.nodes[a].type.is_truth
+        else np.asarray(v, dtype)
+        if _meets_tensor(program, node)
+        else kind(v)
         for a, v in zip(node.args, (values[a] for a in node.args), strict=True)
     ]
     result = _ELEMENTWISE[node.op](*operands)

@@ -32,7 +32,8 @@ def init(spec: Spec, params: Mapping[str, Any], dtype: Any = None) -> TrainingSt
     for name, value in values.items():
         group = spec.group(name)
         slots[name] = {
-            s.name: np.full(value.shape, initial(s.init, group.hyperparameters), kind) for s in group.rule.slots
+            s.name: np.full(value.shape, initial(s.init, group.hyperparameters), kind)
+            for s in group.rule.slots
         }
     native = {g.native for g in spec.groups}
     return TrainingState(
@@ -67,14 +68,18 @@ def step(
     params, slots, steps = dict(state.params), dict(state.slots), dict(state.steps)
     unknown = [n for n in grads if n not in state.names]
     if unknown:
-        raise HyperparameterError(f"gradient for {unknown[0]!r}: expected a parameter among {', '.join(state.names)}")
+        raise HyperparameterError(
+            f"gradient for {unknown[0]!r}: expected a parameter among {', '.join(state.names)}"
+        )
     for index, group in enumerate(state.spec.groups):
         values = group.values(state.spec.lr_of(index, lr))
         for name in group.params or ():
             if name not in grads:
                 continue
             if name not in params:
-                raise CheckpointError(f"parameter {name!r}: expected a value, found none; pass the weights (model=)")
+                raise CheckpointError(
+                    f"parameter {name!r}: expected a value, found none; pass the weights (model=)"
+                )
             have = state.full_slots(name)
             master = have.pop(MASTER, None)
             weight = params[name] if master is None else master

@@ -33,7 +33,11 @@ INF = float("inf")
         ),
         Option(
             "decay",
-            {"none": "no weight decay", "l2": "λw joins the gradient", "decoupled": "w·(1−ηλ) before the update"},
+            {
+                "none": "no weight decay",
+                "l2": "λw joins the gradient",
+                "decoupled": "w·(1−ηλ) before the update",
+            },
         ),
     ),
     hyperparameters=(

@@ -11,14 +11,25 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from numbers import Real
 from typing import Any
 
 from ..errors import HyperparameterError, UnknownNameError
 from ..ir import FLOAT32, FLOAT64, Program, Tracer, Value, cast, digest
 
-__all__ = ["Family", "Hyper", "Option", "OptionValue", "Rule", "Slot", "Update", "families", "family", "register"]
+__all__ = [
+    "Family",
+    "Hyper",
+    "Option",
+    "OptionValue",
+    "Rule",
+    "Slot",
+    "Update",
+    "families",
+    "family",
+    "register",
+]
 
 OptionValue = bool | str
 
@@ -36,7 +47,9 @@ class Option:
             if type(choice) is type(value) and choice == value:
                 return choice
         expected = ", ".join(json.dumps(c) for c in self.choices)
-        raise HyperparameterError(f"{family}: option {self.name!r} expected one of {expected}, found {value!r}")
+        raise HyperparameterError(
+            f"{family}: option {self.name!r} expected one of {expected}, found {value!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,9 @@ class Hyper:
                 number = math.nan
             if self.low <= number <= self.high and not (self.below and number == self.high):
                 return number
-        raise HyperparameterError(f"{where}: {self.name!r} expected a number in {self.range}, found {value!r}")
+        raise HyperparameterError(
+            f"{where}: {self.name!r} expected a number in {self.range}, found {value!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -185,7 +200,7 @@ class Family:
         return _trace(self.name, tuple(self.check_options(options).items()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _trace(name: str, options: tuple[tuple[str, OptionValue], ...]) -> Rule:
     fam = families()[name]
     update = Update(fam, dict(options))

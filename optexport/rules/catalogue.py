@@ -62,7 +62,9 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("momentum", "sgd", {"momentum": "unfolded", **_SGD}, {"lr": 1e-2}),
         Entry("nesterov", "sgd", {"momentum": "unfolded", **_SGD, "nesterov": "lookahead"}, {"lr": 1e-2}),
         Entry("folded_momentum", "sgd", {"momentum": "folded", **_SGD}, {"lr": 1e-2}),
-        Entry("folded_nesterov", "sgd", {"momentum": "folded", **_SGD, "nesterov": "lookahead"}, {"lr": 1e-2}),
+        Entry(
+            "folded_nesterov", "sgd", {"momentum": "folded", **_SGD, "nesterov": "lookahead"}, {"lr": 1e-2}
+        ),
         Entry("adam", "adam", _ADAM, {}),
         Entry("adamw", "adam", {**_ADAM, "decay": "decoupled"}, {"weight_decay": 1e-2}),
         Entry("amsgrad", "adam", {**_ADAM, "amsgrad": "raw"}, {}),
@@ -70,7 +72,12 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("rmsprop", "rmsprop", _RMS, {"lr": 1e-2}),
         Entry("rmsprop_momentum", "rmsprop", {**_RMS, "momentum": "unfolded"}, {"lr": 1e-2, "momentum": 0.9}),
         Entry("rmsprop_centered", "rmsprop", {**_RMS, "centered": True}, {"lr": 1e-2}),
-        Entry("adagrad", "adagrad", {"eps": "outside", "lr_decay": "from_zero", "decay": "l2", **PLAIN}, {"lr": 1e-2, "eps": 1e-10}),
+        Entry(
+            "adagrad",
+            "adagrad",
+            {"eps": "outside", "lr_decay": "from_zero", "decay": "l2", **PLAIN},
+            {"lr": 1e-2, "eps": 1e-10},
+        ),
     )
 }
 
@@ -84,7 +91,9 @@ def lookup(name: str) -> Entry:
     entry = CATALOGUE.get(name.lower())
     if entry is None:
         near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.5) or list(CATALOGUE)
-        raise UnknownNameError(f"unknown rule {name!r}; expected a name of the catalogue, nearest: {', '.join(near)}")
+        raise UnknownNameError(
+            f"unknown rule {name!r}; expected a name of the catalogue, nearest: {', '.join(near)}"
+        )
     return entry
 
 

@@ -1,6 +1,6 @@
 """The choices that every family shares: what becomes of the raw gradient, and where decay enters.
 
-    ĝ = C(r·(±g) + λw)     the order being the option ``clip``
+ĝ = C(r·(±g) + λw)     the order being the option ``clip``
 """
 
 from __future__ import annotations
@@ -9,12 +9,23 @@ from ..ir import Value
 from ..transforms import clip_value, rescale
 from .base import Hyper, Option, OptionValue, Update
 
-__all__ = ["BETA", "EPS", "GRADIENT_HYPERPARAMETERS", "GRADIENT_OPTIONS", "LR", "WEIGHT_DECAY", "decay_first", "gradient"]
+__all__ = [
+    "BETA",
+    "EPS",
+    "GRADIENT_HYPERPARAMETERS",
+    "GRADIENT_OPTIONS",
+    "LR",
+    "WEIGHT_DECAY",
+    "decay_first",
+    "gradient",
+]
 
 INF = float("inf")
 
 LR = Hyper("lr", 1e-3, -INF, INF, "learning rate of this step")
-WEIGHT_DECAY = Hyper("weight_decay", 0.0, -INF, INF, "weight decay λ; what it multiplies is the option `decay`", 0.0)
+WEIGHT_DECAY = Hyper(
+    "weight_decay", 0.0, -INF, INF, "weight decay λ; what it multiplies is the option `decay`", 0.0
+)
 EPS = Hyper("eps", 1e-8, 0.0, INF, "ε; where it stands is the option `eps`", 0.0)
 
 

@@ -29,7 +29,10 @@ INF = float("inf")
     "rmsprop",
     options=(
         Option("eps", {"outside": "√d + ε", "inside": "√(d + ε)"}),
-        Option("centered", {False: "d is the mean square", True: "d is the variance: mean square less squared mean"}),
+        Option(
+            "centered",
+            {False: "d is the mean square", True: "d is the variance: mean square less squared mean"},
+        ),
         Option(
             "momentum",
             {
@@ -40,9 +43,15 @@ INF = float("inf")
         ),
         Option(
             "decay",
-            {"none": "no weight decay", "l2": "λw joins the gradient", "decoupled": "w·(1−ηλ) before the update"},
+            {
+                "none": "no weight decay",
+                "l2": "λw joins the gradient",
+                "decoupled": "w·(1−ηλ) before the update",
+            },
         ),
-        Option("clip_weights", {False: "the new parameter as it is", True: "clipped to ±`clip_weights` (MXNet)"}),
+        Option(
+            "clip_weights", {False: "the new parameter as it is", True: "clipped to ±`clip_weights` (MXNet)"}
+        ),
     ),
     hyperparameters=(
         LR,
@@ -55,7 +64,10 @@ INF = float("inf")
     slots=(
         Slot("square_avg", "running mean n of the squared gradient"),
         Slot("grad_avg", "running mean a of the gradient"),
-        Slot("momentum_buffer", "B: normalised gradients, or displacements where the learning rate is folded in"),
+        Slot(
+            "momentum_buffer",
+            "B: normalised gradients, or displacements where the learning rate is folded in",
+        ),
     ),
     source="torch/optim/rmsprop.py; mxnet src/operator/optimizer_op-inl.h (RMSProp, RMSPropAlex); "
     "keras/src/optimizers/rmsprop.py",

@@ -61,12 +61,22 @@ __all__ = ["sgd"]
         Hyper("dampening", 0.0, -float("inf"), 1.0, "dampening τ", 0.0),
         WEIGHT_DECAY,
     ),
-    slots=(Slot("momentum_buffer", "accumulated gradients, or displacements where the learning rate is folded in"),),
+    slots=(
+        Slot(
+            "momentum_buffer", "accumulated gradients, or displacements where the learning rate is folded in"
+        ),
+    ),
     source="torch/optim/sgd.py; mxnet src/operator/optimizer_op-inl.h; keras/src/optimizers/sgd.py; "
     "onnx/defs/training/defs.cc (Momentum)",
 )
 def sgd(
-    u: Update, *, momentum: OptionValue, nesterov: OptionValue, dampening: OptionValue, decay: OptionValue, **_: OptionValue
+    u: Update,
+    *,
+    momentum: OptionValue,
+    nesterov: OptionValue,
+    dampening: OptionValue,
+    decay: OptionValue,
+    **_: OptionValue,
 ) -> Mapping[str, Value]:
     """w − ηĝ, with a memory of past gradients."""
     lr = u.kernel(u.hyper("lr"))

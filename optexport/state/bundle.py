@@ -65,7 +65,11 @@ def sniff(path: str) -> bool:
             size = os.fstat(f.fileno()).st_size
     except OSError:
         return False
-    return len(head) == 9 and head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= min(size - 8, _MAX_HEADER)
+    return (
+        len(head) == 9
+        and head[8:9] == b"{"
+        and 2 <= struct.unpack("<Q", head[:8])[0] <= min(size - 8, _MAX_HEADER)
+    )
 
 
 def read_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -87,14 +91,18 @@ def read_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         for n in shape:
             count *= n
         if first != end:
-            raise CheckpointError(f"{path}: tensor {name!r}: expected bytes from {end}, found {first}; holes and overlaps are refused")
+            raise CheckpointError(
+                f"{path}: tensor {name!r}: expected bytes from {end}, found {first}; holes and overlaps are refused"
+            )
         if last - first != count * dtype.itemsize:
             raise CheckpointError(
                 f"{path}: tensor {name!r}: shape {list(shape)} of {dtype.name} needs {count * dtype.itemsize} bytes, "
                 f"found {last - first}"
             )
         if start + last > len(view):
-            raise CheckpointError(f"{path}: tensor {name!r} ends at byte {start + last} of {len(view)}; the file is truncated")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} ends at byte {start + last} of {len(view)}; the file is truncated"
+            )
         out[name] = np.frombuffer(view, dtype, count, start + first).reshape(shape)
         end = last
     if start + end != len(view):
@@ -107,7 +115,9 @@ def _header(path: str, view: memoryview) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"{path}: expected a safetensors file, found {len(view)} bytes")
     (size,) = struct.unpack("<Q", view[:8])
     if size > min(len(view) - 8, _MAX_HEADER):
-        raise CheckpointError(f"{path}: declares a header of {size} bytes in a file of {len(view)}; truncated, or no safetensors file")
+        raise CheckpointError(
+            f"{path}: declares a header of {size} bytes in a file of {len(view)}; truncated, or no safetensors file"
+        )
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -129,7 +139,9 @@ def _row(path: str, name: str, row: Any) -> tuple[np.dtype, tuple[int, ...], int
     try:
         kind, shape, (first, last) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
         if isinstance(kind, str) and kind not in _DTYPES:
-            raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {kind!r}; expected one of {', '.join(_DTYPES)}")
+            raise CheckpointError(
+                f"{path}: tensor {name!r}: unknown dtype {kind!r}; expected one of {', '.join(_DTYPES)}"
+            )
         dtype = _DTYPES[kind]
         if set(row) != {"dtype", "shape", "data_offsets"}:
             raise ValueError
@@ -164,7 +176,9 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
         for slot, array in slots.items():
             key = f"{name}/{slot}"
             if key in tensors:
-                raise CheckpointError(f"{path}: parameter {key!r} and slot {slot!r} of {name!r} have one name; rename the parameter")
+                raise CheckpointError(
+                    f"{path}: parameter {key!r} and slot {slot!r} of {name!r} have one name; rename the parameter"
+                )
             tensors[key] = array
     names = sorted(tensors)
     entries, offset = {}, 0
@@ -173,7 +187,11 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
         kind = _NAMES.get(array.dtype.newbyteorder("=") if array.dtype.byteorder == ">" else array.dtype)
         if kind is None:
             raise CheckpointError(f"{path}: tensor {name!r}: dtype {array.dtype} has no place in a bundle")
-        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        entries[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
         offset += array.nbytes
     header = {"__metadata__": {KEY: message_text(_manifest(state))}, **entries}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -190,9 +208,13 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
 def _check_names(state: TrainingState, path: str) -> None:
     for name in state.names:
         if name == "__metadata__" or not _is_text(name):
-            raise CheckpointError(f"{path}: parameter {name!r}: a bundle cannot have this name; rename the parameter")
+            raise CheckpointError(
+                f"{path}: parameter {name!r}: a bundle cannot have this name; rename the parameter"
+            )
         if not 0 <= state.steps[name] < 1 << 64:
-            raise CheckpointError(f"{path}: parameter {name!r}: expected a step count ≥ 0, found {state.steps[name]}")
+            raise CheckpointError(
+                f"{path}: parameter {name!r}: expected a step count ≥ 0, found {state.steps[name]}"
+            )
 
 
 def _is_text(name: str) -> bool:
@@ -249,12 +271,16 @@ def read(path: str, *, verify: bool = False) -> TrainingState:
     taken: set[str] = set()
     for p in m.parameters:
         if p.name in steps:
-            raise CheckpointError(f"{path}: parameter {p.name!r} is in the manifest twice; the file was changed")
+            raise CheckpointError(
+                f"{path}: parameter {p.name!r} is in the manifest twice; the file was changed"
+            )
         steps[p.name] = p.step
         if p.carried:
             params[p.name] = _take(path, tensors, p.name, p.value, taken, verify)
         for slot, described in sorted(p.slots.items()):
-            slots.setdefault(p.name, {})[slot] = _take(path, tensors, f"{p.name}/{slot}", described, taken, verify)
+            slots.setdefault(p.name, {})[slot] = _take(
+                path, tensors, f"{p.name}/{slot}", described, taken, verify
+            )
     extra = sorted(set(tensors) - taken)
     if extra:
         raise CheckpointError(f"{path}: tensor {extra[0]!r} is not in the manifest; the file was changed")
@@ -276,9 +302,13 @@ def _agree(
         known = {*group.rule.slot_names, MASTER}
         for name in group.params or ():
             if name not in steps:
-                raise CheckpointError(f"{path}: parameter {name!r} of the spec is not in the manifest; the file was changed")
+                raise CheckpointError(
+                    f"{path}: parameter {name!r} of the spec is not in the manifest; the file was changed"
+                )
             if name in held:
-                raise CheckpointError(f"{path}: parameter {name!r} is in two groups of the spec; the file was changed")
+                raise CheckpointError(
+                    f"{path}: parameter {name!r} is in two groups of the spec; the file was changed"
+                )
             held.add(name)
             arrays = dict(slots.get(name, {}))
             for slot in arrays:
@@ -290,10 +320,14 @@ def _agree(
                 arrays = {"value": params[name], **arrays}
             if len({a.shape for a in arrays.values()}) > 1:
                 found = ", ".join(f"{s} {list(a.shape)}" for s, a in arrays.items())
-                raise CheckpointError(f"{path}: parameter {name!r}: expected tensors of one shape, found {found}")
+                raise CheckpointError(
+                    f"{path}: parameter {name!r}: expected tensors of one shape, found {found}"
+                )
     for name in steps:
         if name not in held:
-            raise CheckpointError(f"{path}: parameter {name!r} of the manifest is in no group of the spec; the file was changed")
+            raise CheckpointError(
+                f"{path}: parameter {name!r} of the manifest is in no group of the spec; the file was changed"
+            )
 
 
 def digests(path: str) -> dict[str, str]:
@@ -303,7 +337,9 @@ def digests(path: str) -> dict[str, str]:
     return out | {f"{p.name}/{slot}": t.sha256 for p in m.parameters for slot, t in p.slots.items()}
 
 
-def _take(path: str, tensors: Mapping[str, np.ndarray], key: str, described: Any, taken: set[str], verify: bool) -> np.ndarray:
+def _take(
+    path: str, tensors: Mapping[str, np.ndarray], key: str, described: Any, taken: set[str], verify: bool
+) -> np.ndarray:
     array = tensors.get(key)
     if array is None:
         raise CheckpointError(f"{path}: tensor {key!r} of the manifest is missing; the file was changed")
@@ -313,6 +349,8 @@ def _take(path: str, tensors: Mapping[str, np.ndarray], key: str, described: Any
             f"the file {array.dtype.name} {list(array.shape)}"
         )
     if verify and hashlib.sha256(tensor_bytes(array)).hexdigest() != described.sha256:
-        raise CheckpointError(f"{path}: tensor {key!r}: bytes do not have the manifest's sha256; the file is damaged")
+        raise CheckpointError(
+            f"{path}: tensor {key!r}: bytes do not have the manifest's sha256; the file is damaged"
+        )
     taken.add(key)
     return array

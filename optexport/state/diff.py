@@ -65,7 +65,9 @@ def _groups(name: str, a: TrainingState, b: TrainingState, out: Difference) -> N
     values, others = left.values(), right.values()
     for h in values:
         if h in others and values[h] != others[h]:
-            out.sentences.append(f"hyperparameter {h}: {values[h]:g} and {others[h]:g} (parameter {name!r} first)")
+            out.sentences.append(
+                f"hyperparameter {h}: {values[h]:g} and {others[h]:g} (parameter {name!r} first)"
+            )
 
 
 def _slot(name: str, slot: str, a: np.ndarray | None, b: np.ndarray | None) -> SlotDifference:

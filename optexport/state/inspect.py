@@ -84,7 +84,9 @@ def inspect(
         if weights is None:
             raise
         return weights
-    out = Inspection(native.format, None, max((s for s in native.steps.values() if s is not None), default=None))
+    out = Inspection(
+        native.format, None, max((s for s in native.steps.values() if s is not None), default=None)
+    )
     state = _lifted(native, path, optimizer, out)
     called = {k: k for g in native.groups for k in g.params}
     if state is not None:
@@ -95,7 +97,10 @@ def inspect(
         out.groups = [_group(g) for g in named.spec.groups]
     else:
         out.warnings += native.warnings
-        out.groups = [{"rule": None, "hyperparameters": _numbers(g.arguments), "params": g.params} for g in native.groups]
+        out.groups = [
+            {"rule": None, "hyperparameters": _numbers(g.arguments), "params": g.params}
+            for g in native.groups
+        ]
     for key in called:
         for path_, (slot, role) in _roles(native, state, key, path).items():
             array = native.slots[key][path_]
@@ -135,7 +140,9 @@ def _lifted(native: NativeState, path: str, optimizer: str | None, out: Inspecti
         return None
 
 
-def _renamed(state: TrainingState, native: NativeState, path: str, model: str | None, names: str | None) -> TrainingState:
+def _renamed(
+    state: TrainingState, native: NativeState, path: str, model: str | None, names: str | None
+) -> TrainingState:
     if native.named and names is None and model is None:
         return state
     weights = read_model(model) if model is not None else None
@@ -153,7 +160,9 @@ def _renamed(state: TrainingState, native: NativeState, path: str, model: str | 
     return _named(state, native, read_names(names) if names else None, weights, path)
 
 
-def _roles(native: NativeState, state: TrainingState | None, key: str, path: str) -> Mapping[str, tuple[str, str | None]]:
+def _roles(
+    native: NativeState, state: TrainingState | None, key: str, path: str
+) -> Mapping[str, tuple[str, str | None]]:
     found = list(native.slots.get(key, {}))
     if state is None:
         return {p: (p, None) for p in found}
@@ -165,10 +174,16 @@ def _roles(native: NativeState, state: TrainingState | None, key: str, path: str
 def _group(g: Any) -> dict[str, Any]:
     return {
         "rule": name_of(g.rule, g.hyperparameters),
-        "hyperparameters": _numbers({**g.hyperparameters, **({"lr_mult": g.lr_mult} if g.lr_mult != 1 else {})}),
+        "hyperparameters": _numbers(
+            {**g.hyperparameters, **({"lr_mult": g.lr_mult} if g.lr_mult != 1 else {})}
+        ),
         "params": list(g.params or ()),
         "native": g.native or None,
-        "arguments": {k: v for k, v in g.arguments.items() if v is None or isinstance(v, bool | int | float | str | tuple)},
+        "arguments": {
+            k: v
+            for k, v in g.arguments.items()
+            if v is None or isinstance(v, bool | int | float | str | tuple)
+        },
         "digest": g.rule.digest,
     }
 
@@ -203,7 +218,9 @@ def _of_bundle(path: str, quick: bool) -> Inspection:
     for t in (*out.tensors, *out.weights):
         key = f"{t.param}/{t.role}" if t.role else t.param
         if t.sha256 is not None and t.sha256 != said.get(key):
-            out.warnings.append(f"tensor {key!r}: bytes do not have the manifest's sha256; the file is damaged")
+            out.warnings.append(
+                f"tensor {key!r}: bytes do not have the manifest's sha256; the file is damaged"
+            )
     _health(out)
     return out
 
@@ -244,7 +261,9 @@ def _health(out: Inspection) -> None:
     """Warnings that a person would want before trusting the file."""
     for t in out.tensors:
         if t.nan or t.inf:
-            out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: {t.nan} NaN and {t.inf} infinite values")
+            out.warnings.append(
+                f"parameter {t.param!r}, slot {t.slot!r}: {t.nan} NaN and {t.inf} infinite values"
+            )
         elif t.norm == 0 and t.role not in (None, "step") and t.shape != () and t.bytes:
             out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: dead, every value is 0")
         if t.negative:

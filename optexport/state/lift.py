@@ -24,7 +24,9 @@ def _entry(native: NativeState, optimizer: str | None, where: str) -> Native:
     if optimizer is not None:
         entry = find(optimizer)
         if entry.framework != native.framework:
-            raise UnknownNameError(f"{where}: is a {native.framework} file; expected {native.framework}:NAME, found {optimizer}")
+            raise UnknownNameError(
+                f"{where}: is a {native.framework} file; expected {native.framework}:NAME, found {optimizer}"
+            )
         return entry
     if native.optimizer is None:
         raise UnknownNameError(
@@ -109,7 +111,9 @@ def _stepless(native: NativeState) -> bool:
     return all(v is None for v in native.steps.values())
 
 
-def _groups(entry: Native, g: NativeGroup, given: Mapping[str, Any], where: str, warnings: list[str]) -> list[Group]:
+def _groups(
+    entry: Native, g: NativeGroup, given: Mapping[str, Any], where: str, warnings: list[str]
+) -> list[Group]:
     known = set(entry.arguments) | entry.inert | set(entry.aliases)
     held = {k: v for k, v in g.arguments.items() if k in known}
     foreign = {k: v for k, v in g.arguments.items() if k not in known}
@@ -124,8 +128,14 @@ def _groups(entry: Native, g: NativeGroup, given: Mapping[str, Any], where: str,
                 f"{where}: holds no hyperparameters; give them in {entry.framework}'s own names, at least --hyper "
                 f"{needed[0]}=…"
             )
-        assumed = [f"{k}={v}" for k, v in entry.arguments.items() if k not in given and k not in needed and v is not None]
-        warnings.append(f"the file holds no hyperparameters; assumed {entry.qualified}'s defaults {', '.join(assumed)}")
+        assumed = [
+            f"{k}={v}"
+            for k, v in entry.arguments.items()
+            if k not in given and k not in needed and v is not None
+        ]
+        warnings.append(
+            f"the file holds no hyperparameters; assumed {entry.qualified}'s defaults {', '.join(assumed)}"
+        )
     made = entry.groups({**held, **given}, tuple(g.params))
     return [replace(m, arguments={**m.arguments, **foreign}, first_step=0) for m in made]
 
@@ -173,7 +183,9 @@ def native_state(state: TrainingState, where: str) -> NativeState:
             "name the target's with --optimizer"
         )
     entry = find(kinds.pop())
-    out = NativeState(entry.framework, "", entry.class_name or entry.name, named=True, weights=dict(state.params))
+    out = NativeState(
+        entry.framework, "", entry.class_name or entry.name, named=True, weights=dict(state.params)
+    )
     join = getattr(converter(entry.framework, "dialect"), "join", None)
     order = _order(state)
     if join is not None:
@@ -190,7 +202,9 @@ def native_state(state: TrainingState, where: str) -> NativeState:
             has = [n for n, role in entry.slots if role in state.spec.group(name).rule.slot_names]
             full = state.full_slots(name)
             paths = _paths(entry, has, MASTER in have)
-            out.slots[name] = {p: full[MASTER if n == MASTER else str(entry.role(n))] for n, p in paths.items()}
+            out.slots[name] = {
+                p: full[MASTER if n == MASTER else str(entry.role(n))] for n, p in paths.items()
+            }
         out.steps[name] = state.steps[name]
     return out
 

@@ -18,7 +18,14 @@ from ..rules import Rule, Slot, families
 from ..rules.base import Hyper
 from ..specs import Group, Spec
 
-__all__ = ["message_text", "parse_message", "spec_from_message", "spec_from_text", "spec_text", "spec_to_message"]
+__all__ = [
+    "message_text",
+    "parse_message",
+    "spec_from_message",
+    "spec_from_text",
+    "spec_text",
+    "spec_to_message",
+]
 
 
 def spec_text(spec: Spec) -> str:
@@ -53,7 +60,9 @@ def parse_message(name: str, text: str, where: str) -> Any:
     except (json_format.ParseError, RecursionError, ValueError) as e:
         # A newer version may have fields that this one does not know.
         _check_version(_version(text), where)
-        raise CheckpointError(f"{where}: expected a {name} in optexport's JSON, found {str(e)[:120]}") from None
+        raise CheckpointError(
+            f"{where}: expected a {name} in optexport's JSON, found {str(e)[:120]}"
+        ) from None
     _check_version(m.version, where)
     if not m.version:
         raise CheckpointError(f"{where}: expected a {name} with a format version, found none")
@@ -102,14 +111,18 @@ def spec_from_message(m: Any, where: str = "spec") -> Spec:
     for g in m.groups:
         rule = _rule(g.rule, where)
         arguments = _arguments(g.arguments, where) if g.arguments else {}
-        groups.append(Group(rule, _values(g, rule, where), tuple(g.params) or None, g.lr_mult, g.native, arguments))
+        groups.append(
+            Group(rule, _values(g, rule, where), tuple(g.params) or None, g.lr_mult, g.native, arguments)
+        )
     return Spec(tuple(groups))
 
 
 def _values(g: Any, rule: Rule, where: str) -> dict[str, float]:
     missing = [h.name for h in rule.hyperparameters if h.name not in g.hyperparameters]
     if missing:
-        raise CheckpointError(f"{where}: rule {rule.family!r}: hyperparameter {missing[0]!r} has no value; the file was changed")
+        raise CheckpointError(
+            f"{where}: rule {rule.family!r}: hyperparameter {missing[0]!r} has no value; the file was changed"
+        )
     return {h.name: h.check(where, g.hyperparameters[h.name]) for h in rule.hyperparameters}
 
 
@@ -139,7 +152,9 @@ def _rule(m: Any, where: str) -> Rule:
         raise CheckpointError(f"{where}: rule {m.family!r}: {e}") from None
     found = digest(program)
     if found != m.digest:
-        raise CheckpointError(f"{where}: rule {m.family!r} has digest {found[:12]}, expected {m.digest[:12]}; damaged")
+        raise CheckpointError(
+            f"{where}: rule {m.family!r} has digest {found[:12]}, expected {m.digest[:12]}; damaged"
+        )
     options = {k: _json(v, where) for k, v in m.options.items()}
     fam = families().get(m.family)
     if fam is not None:
@@ -160,11 +175,15 @@ def _check_rule(program: Program, slots: Sequence[Slot], hypers: Sequence[Hyper]
     """What the message says beside the program agrees with it."""
     named, written = [s.name for s in slots], set(program.outputs) - {"param"}
     if sorted(named) != sorted(written):
-        raise CheckpointError(f"{where}: expected the slots {', '.join(sorted(written)) or 'none'}, found {', '.join(named)}")
+        raise CheckpointError(
+            f"{where}: expected the slots {', '.join(sorted(written)) or 'none'}, found {', '.join(named)}"
+        )
     values = {h.name for h in hypers}
     needed = {i.name for i in program.inputs("hyper")} | {s.init for s in slots if s.init != "zeros"}
     if needed - values:
-        raise CheckpointError(f"{where}: hyperparameter {min(needed - values)!r} is read and not listed; the file was changed")
+        raise CheckpointError(
+            f"{where}: hyperparameter {min(needed - values)!r} is read and not listed; the file was changed"
+        )
 
 
 def _plain(value: Any) -> Any:

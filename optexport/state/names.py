@@ -44,7 +44,9 @@ def read_names(path: str) -> list[str]:
     except FileNotFoundError:
         raise NamingError(f"{path}: no such file; expected a list of parameter names") from None
     except (OSError, UnicodeDecodeError):
-        raise NamingError(f"{path}: expected a JSON list of names or one name a line, found no readable text") from None
+        raise NamingError(
+            f"{path}: expected a JSON list of names or one name a line, found no readable text"
+        ) from None
     if text.lstrip().startswith("["):
         try:
             value = json.loads(text)
@@ -111,7 +113,9 @@ def match_by_shape(
                 "tells them apart: state it with --names (a list in the order the optimizer was given them)"
             )
         if candidates[0] not in free:
-            raise NamingError(f"{where}: two parameters of shape {list(shape)} match {candidates[0]!r}; is it the right model?")
+            raise NamingError(
+                f"{where}: two parameters of shape {list(shape)} match {candidates[0]!r}; is it the right model?"
+            )
         out[key] = candidates[0]
         del free[candidates[0]]
     rest = [k for k, s in shapes.items() if s is None]
@@ -138,7 +142,9 @@ def check_shapes(shapes: Mapping[str, Shape | None], model: Mapping[str, Shape],
     """
     for name, shape in shapes.items():
         if name not in model:
-            raise NamingError(f"{where}: parameter {name!r}: expected a parameter of the model ({_some(model)})")
+            raise NamingError(
+                f"{where}: parameter {name!r}: expected a parameter of the model ({_some(model)})"
+            )
         if shape is not None and shape != model[name]:
             raise NamingError(
                 f"{where}: parameter {name!r}: state has shape {list(shape)}, the model {list(model[name])}; "

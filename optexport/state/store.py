@@ -172,12 +172,8 @@ def save(
     writer.write(native, path)
 
 
-
-
 def optimizer_names(framework: str) -> list[str]:
     """Native optimizers of one framework, as ``framework:name``."""
     from ..dialects import natives
 
     return [e.qualified for e in natives()[framework].values()]
-
-

@@ -48,7 +48,9 @@ def _rate(kind: str) -> None:
     def add_rate(x: MoveInput) -> Maps:
         return {"hyper:lr_decay": x.tracer.const(0.0)}
 
-    @move("adagrad", "a fall of 0 is none", lr_decay=(kind, "none"), when=lambda at: at.values["lr_decay"] == 0)
+    @move(
+        "adagrad", "a fall of 0 is none", lr_decay=(kind, "none"), when=lambda at: at.values["lr_decay"] == 0
+    )
     def drop_rate(x: MoveInput) -> Maps:
         return {}
 

@@ -131,12 +131,21 @@ def decay_independent(x: MoveInput) -> Maps:
     return {"hyper:weight_decay": x.hyper("lr") * x.hyper("weight_decay")}
 
 
-@move("adam", "λ = λ'/η", decay=("independent", "decoupled"), level="conditional", when=_has_lr, condition=_STAYS)
+@move(
+    "adam",
+    "λ = λ'/η",
+    decay=("independent", "decoupled"),
+    level="conditional",
+    when=_has_lr,
+    condition=_STAYS,
+)
 def decay_dependent(x: MoveInput) -> Maps:
     return {"hyper:weight_decay": x.hyper("weight_decay") / x.hyper("lr")}
 
 
-@move("adam", "post decay of 0 is none", post_decay=(True, False), when=lambda at: at.values["post_decay"] == 0)
+@move(
+    "adam", "post decay of 0 is none", post_decay=(True, False), when=lambda at: at.values["post_decay"] == 0
+)
 def drop_post(x: MoveInput) -> Maps:
     return {}
 

@@ -120,10 +120,14 @@ def _why_none(group: Group, to: str) -> str:
     source = group.native or group.rule.family
     family, goals = _target(group, to)
     if family != group.rule.family:
-        return f"{source} is of the {group.rule.family} family, {to} of the {family} family; no map joins them"
+        return (
+            f"{source} is of the {group.rule.family} family, {to} of the {family} family; no map joins them"
+        )
     nearest = min(goals, key=lambda g: sum(g.options[o] != v for o, v in group.rule.options.items()))
     return f"{source} and {to} differ where no map exists: " + "; ".join(
-        _option_words(family, o, v, nearest.options[o]) for o, v in group.rule.options.items() if nearest.options[o] != v
+        _option_words(family, o, v, nearest.options[o])
+        for o, v in group.rule.options.items()
+        if nearest.options[o] != v
     )
 
 
@@ -175,7 +179,14 @@ def _new_group(group: Group, path: Path, to: str) -> Group:
         qualified, arguments = target.qualified, dict(path.arguments)
         if group.native != qualified:
             target.links["lr"].write(arguments, values["lr"])
-    return Group(rule, {h.name: values[h.name] for h in rule.hyperparameters}, group.params, lr_mult, qualified, arguments)
+    return Group(
+        rule,
+        {h.name: values[h.name] for h in rule.hyperparameters},
+        group.params,
+        lr_mult,
+        qualified,
+        arguments,
+    )
 
 
 def lower(state: TrainingState, to: str, *, allow: str | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -268,7 +279,11 @@ def _differences(a: Group, b: Group) -> list[str]:
     if a.rule.family != b.rule.family:
         return [f"family: {a.rule.family} | {b.rule.family}"]
     fam = a.rule.family
-    out = [_option_words(fam, o, v, b.rule.options[o]) for o, v in a.rule.options.items() if b.rule.options[o] != v]
+    out = [
+        _option_words(fam, o, v, b.rule.options[o])
+        for o, v in a.rule.options.items()
+        if b.rule.options[o] != v
+    ]
     full_a, full_b = _everything_on(a), _everything_on(b)
     for option, value in full_a.items():
         words = _option_words(fam, option, value, full_b[option])

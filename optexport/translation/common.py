@@ -51,7 +51,9 @@ def ascend(x: MoveInput) -> Maps:
     return {}
 
 
-@move("*", "a factor of 1 is no factor", rescale=(True, False), when=lambda at: at.values["rescale_grad"] == 1)
+@move(
+    "*", "a factor of 1 is no factor", rescale=(True, False), when=lambda at: at.values["rescale_grad"] == 1
+)
 def drop_unit_rescale(x: MoveInput) -> Maps:
     return {}
 
@@ -73,7 +75,9 @@ def rescale_outside(x: MoveInput) -> Maps:
     return {}
 
 
-@move("*", "an infinite clip is no clip", clip=(ANY, "none"), when=lambda at: at.values["clip_gradient"] == INF)
+@move(
+    "*", "an infinite clip is no clip", clip=(ANY, "none"), when=lambda at: at.values["clip_gradient"] == INF
+)
 def drop_open_clip(x: MoveInput) -> Maps:
     return {}
 
@@ -94,12 +98,22 @@ def _l2(at: Situation) -> bool:
     return at.options["decay"] == "l2" and not _no_decay(at)
 
 
-@move("*", "without L2 decay the clip has one place", clip=("before_decay", "after_decay"), when=lambda a: not _l2(a))
+@move(
+    "*",
+    "without L2 decay the clip has one place",
+    clip=("before_decay", "after_decay"),
+    when=lambda a: not _l2(a),
+)
 def clip_after(x: MoveInput) -> Maps:
     return {}
 
 
-@move("*", "without L2 decay the clip has one place", clip=("after_decay", "before_decay"), when=lambda a: not _l2(a))
+@move(
+    "*",
+    "without L2 decay the clip has one place",
+    clip=("after_decay", "before_decay"),
+    when=lambda a: not _l2(a),
+)
 def clip_before(x: MoveInput) -> Maps:
     return {}
 

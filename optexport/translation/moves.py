@@ -78,7 +78,8 @@ class Move:
 
     def applies(self, at: Situation) -> bool:
         return all(
-            at.options[o] != to if start is ANY else at.options[o] == start for o, (start, to) in self.change.items()
+            at.options[o] != to if start is ANY else at.options[o] == start
+            for o, (start, to) in self.change.items()
         ) and self.when(at)
 
     def options(self, old: Options) -> dict[str, OptionValue]:
@@ -102,10 +103,19 @@ class Move:
             # Hyperparameter maps read hyperparameters alone; tensors stand in as empty.
             new |= {k[6:]: v for k, v in _evaluate(part, at.values, 0, {}, np.empty(0)).items()}
         rule = families()[self.family if self.family != "*" else _family(at)].rule(**self.options(at.options))
-        return {h.name: new.get(h.name, h.default if h.neutral is None else h.neutral) for h in rule.hyperparameters}
+        return {
+            h.name: new.get(h.name, h.default if h.neutral is None else h.neutral)
+            for h in rule.hyperparameters
+        }
 
     def state(
-        self, at: Situation, step: int, slots: Mapping[str, Any], param: Any, shape: tuple[int, ...], dtype: Any
+        self,
+        at: Situation,
+        step: int,
+        slots: Mapping[str, Any],
+        param: Any,
+        shape: tuple[int, ...],
+        dtype: Any,
     ) -> tuple[dict[str, np.ndarray], int]:
         """New slots and step of one parameter. Slots that the move does not touch keep their bytes."""
         new = {k: v for k, v in slots.items() if k not in self.drops}
@@ -150,17 +160,24 @@ def _family(at: Situation) -> str:
     raise KeyError(tuple(at.options))
 
 
-def _evaluate(program: Program, values: Mapping[str, float], step: int, slots: Mapping[str, Any], param: Any) -> dict[str, Any]:
+def _evaluate(
+    program: Program, values: Mapping[str, float], step: int, slots: Mapping[str, Any], param: Any
+) -> dict[str, Any]:
     inputs: dict[str, Any] = {"param": param, "step": step}
     inputs |= {f"hyper:{k}": v for k, v in values.items()}
     inputs |= {f"slot:{k}": v for k, v in slots.items()}
-    needed = {n.attr.key for i in program.used() if hasattr(n := program.nodes[i], "attr") and n.op == "input"}  # type: ignore[union-attr]
+    needed = {
+        n.attr.key for i in program.used() if hasattr(n := program.nodes[i], "attr") and n.op == "input"
+    }  # type: ignore[union-attr]
     keep = program.used()
     index = {old: new for new, old in enumerate(sorted(keep))}
     from dataclasses import replace
 
     trimmed = Program(
-        tuple(replace(program.nodes[i], args=tuple(index[a] for a in program.nodes[i].args)) for i in sorted(keep)),
+        tuple(
+            replace(program.nodes[i], args=tuple(index[a] for a in program.nodes[i].args))
+            for i in sorted(keep)
+        ),
         {o: index[i] for o, i in program.outputs.items()},
     )
     return run(trimmed, {k: v for k, v in inputs.items() if k in needed}, np.float64)
@@ -169,7 +186,9 @@ def _evaluate(program: Program, values: Mapping[str, float], step: int, slots: M
 _MOVES: list[Move] = []
 
 
-def move(family: str, name: str, *, level: str = "exact", **fields: Any) -> Callable[[Callable[[MoveInput], Maps]], Move]:
+def move(
+    family: str, name: str, *, level: str = "exact", **fields: Any
+) -> Callable[[Callable[[MoveInput], Maps]], Move]:
     """Register a move; keyword arguments that are no fields of `Move` are its option changes."""
     known = {"when", "condition", "bound_text", "dropped", "drops"}
     change = {k: v for k, v in fields.items() if k not in known}

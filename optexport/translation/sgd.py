@@ -6,6 +6,7 @@ from .moves import Maps, MoveInput, Situation, move
 
 __all__: list[str] = []
 
+
 def _has_lr(at: Situation) -> bool:
     return at.values["lr"] != 0
 
@@ -123,10 +124,12 @@ def past_first_back(x: MoveInput) -> Maps:
     "B' = B/(1−τ), η' = η(1−τ): dampening moves into the learning rate",
     dampening=("always", "none"),
     level="conditional",
-    when=lambda at: at.options["momentum"] == "unfolded"
-    and _no_nesterov(at)
-    and at.options["decay"] != "decoupled"
-    and at.values["dampening"] != 1,
+    when=lambda at: (
+        at.options["momentum"] == "unfolded"
+        and _no_nesterov(at)
+        and at.options["decay"] != "decoupled"
+        and at.values["dampening"] != 1
+    ),
     condition="every learning rate, scheduled ones too, is multiplied by 1 − {dampening}",
 )
 def absorb_dampening(x: MoveInput) -> Maps:
@@ -136,7 +139,12 @@ def absorb_dampening(x: MoveInput) -> Maps:
 
 for _from, _to in (("lookahead", "lookahead_reread"), ("lookahead_reread", "lookahead")):
 
-    @move("sgd", "without L2 decay the stored momentum rereads nothing", nesterov=(_from, _to), when=_reread_idle)
+    @move(
+        "sgd",
+        "without L2 decay the stored momentum rereads nothing",
+        nesterov=(_from, _to),
+        when=_reread_idle,
+    )
     def same_lookahead(x: MoveInput) -> Maps:
         return {}
 
@@ -145,7 +153,9 @@ for _from, _to in (("lookahead", "lookahead_reread"), ("lookahead_reread", "look
         "the stored momentum's decay reads the parameter before, or after, the update",
         nesterov=(_from, _to),
         level="bounded",
-        when=lambda at: at.options["momentum"] == "folded" and not _reread_idle(at) and at.values["momentum"] < 1,
+        when=lambda at: (
+            at.options["momentum"] == "folded" and not _reread_idle(at) and at.values["momentum"] < 1
+        ),
         bound_text="η|λ|μ/(1−μ) of the largest displacement so far",
     )
     def reread(x: MoveInput) -> Maps:

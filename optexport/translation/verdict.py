@@ -52,7 +52,12 @@ class Verdict:
         joined = self.then(other)
         bounds = [b for b in (self.bound, other.bound) if b is not None]
         return Verdict(
-            joined.level, joined.conditions, max(bounds, default=None), joined.bound_text, joined.dropped, joined.notes
+            joined.level,
+            joined.conditions,
+            max(bounds, default=None),
+            joined.bound_text,
+            joined.dropped,
+            joined.notes,
         )
 
 

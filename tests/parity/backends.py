@@ -8,7 +8,7 @@ import importlib.util
 import pytest
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def has(framework: str) -> bool:
     """Whether the framework behind a native optimizer or an emitted one can run here."""
     if framework == "onnxruntime":

@@ -7,8 +7,8 @@ import pytest
 import optexport as ox
 from optexport.dialects import converter, find
 from optexport.parity import compare_runs, problem, referee
-from tests.parity.table import NATIVE_CASES, Row
 from tests.parity.backends import require_native
+from tests.parity.table import NATIVE_CASES, Row
 
 
 @pytest.mark.parametrize(("row", "dtype"), NATIVE_CASES, ids=lambda v: v.id if isinstance(v, Row) else v)
@@ -16,7 +16,9 @@ def test_rule_is_what_the_framework_computes(row: Row, dtype: str) -> None:
     require_native(row.optimizer)
     p = problem(dtype, row.steps)
     lrs = p.lrs(row.lr)
-    run = converter({"onnxruntime": "onnx"}.get(find(row.optimizer).framework, find(row.optimizer).framework), "run")
+    run = converter(
+        {"onnxruntime": "onnx"}.get(find(row.optimizer).framework, find(row.optimizer).framework), "run"
+    )
     states = referee(ox.native(row.optimizer, **row.arguments), p.params, p.grads, lrs)
     snapshots = run.native_snapshots(row.optimizer, row.arguments, p.params, p.grads, lrs, dtype=dtype)
     mismatch, _ = compare_runs(

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import optexport as ox
 from optexport.convert import convert
-from optexport.dialects import converter
 from optexport.parity import problem, relative_error
 from optexport.parity.bounds import unit_roundoff
 from tests.parity.backends import require_backend
@@ -37,19 +35,35 @@ class Port:
 
     @property
     def id(self) -> str:
-        return f"{self.source}_to_{self.target}" + ("_lr_drop" if self.lr_factor != 1 else "") + f"_{len(self.arguments)}"
+        return (
+            f"{self.source}_to_{self.target}"
+            + ("_lr_drop" if self.lr_factor != 1 else "")
+            + f"_{len(self.arguments)}"
+        )
 
 
 PORTS = [
     Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
     Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9}, lr_factor=0.1),
     Port("torch:SGD", "mxnet:sgd", "exact", {"lr": 0.1, "weight_decay": 0.01}),
-    Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
+    Port(
+        "torch:SGD",
+        "mxnet:sgd",
+        "conditional",
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01},
+    ),
     Port("torch:SGD", "mxnet:nag", "conditional", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     Port("torch:SGD", "mxnet:sgd", "conditional", {"lr": 0.1, "momentum": 0.9, "maximize": True}),
-    Port("torch:SGD", "emit:mxnet", "exact", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    Port(
+        "torch:SGD",
+        "emit:mxnet",
+        "exact",
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    ),
     Port("torch:SGD", "onnx", "exact", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, lr_factor=0.1),
-    Port("torch:Adam", "mxnet:adam", "bounded", {"lr": 0.01, "eps": 1e-4, "weight_decay": 0.1}, allow="bounded"),
+    Port(
+        "torch:Adam", "mxnet:adam", "bounded", {"lr": 0.01, "eps": 1e-4, "weight_decay": 0.1}, allow="bounded"
+    ),
     Port("torch:AdamW", "mxnet:adam", "lossy", {"lr": 0.01, "weight_decay": 0.1}, allow="lossy"),
     Port("torch:AdamW", "emit:mxnet", "exact", {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}, lr_factor=0.1),
     Port("torch:Adam", "emit:mxnet", "exact", {"lr": 0.01, "amsgrad": True}),
@@ -62,11 +76,29 @@ PORTS = [
     Port("torch:Adagrad", "emit:mxnet", "exact", {"lr": 0.1, "lr_decay": 0.1}),
     Port("torch:Adagrad", "onnx", "exact", {"lr": 0.1, "lr_decay": 0.1}),
     Port("mxnet:sgd", "torch:SGD", "conditional", {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.01}),
-    Port("mxnet:sgd", "emit:torch", "exact", {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.01, "clip_gradient": 0.5}),
+    Port(
+        "mxnet:sgd",
+        "emit:torch",
+        "exact",
+        {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.01, "clip_gradient": 0.5},
+    ),
     Port("mxnet:nag", "emit:torch", "exact", {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.1}),
-    Port("mxnet:adam", "torch:Adam", "bounded", {"learning_rate": 0.01, "epsilon": 1e-4, "wd": 0.1}, allow="bounded"),
-    Port("mxnet:adam", "emit:torch", "exact", {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5, "rescale_grad": 0.5}),
-    Port("mxnet:adam", "onnx", "exact", {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5}, lr_factor=0.1),
+    Port(
+        "mxnet:adam",
+        "torch:Adam",
+        "bounded",
+        {"learning_rate": 0.01, "epsilon": 1e-4, "wd": 0.1},
+        allow="bounded",
+    ),
+    Port(
+        "mxnet:adam",
+        "emit:torch",
+        "exact",
+        {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5, "rescale_grad": 0.5},
+    ),
+    Port(
+        "mxnet:adam", "onnx", "exact", {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5}, lr_factor=0.1
+    ),
     Port("mxnet:rmsprop", "emit:torch", "exact", {"learning_rate": 0.01, "centered": True}),
     Port("mxnet:rmsprop", "onnx", "exact", {"learning_rate": 0.01}),
     Port("mxnet:adagrad", "torch:Adagrad", "bounded", {"learning_rate": 0.1, "eps": 1e-6}, allow="bounded"),
@@ -114,7 +146,9 @@ def _train_mxnet(port: Port, p: Any, lr: float, folder: Path) -> tuple[list[dict
     return weights, str(folder / "run.states"), str(folder / "model.params")
 
 
-def _go_on(port: Port, file: str, module: Path, start: Any, grads: Any, lr: float) -> Iterator[dict[str, np.ndarray]]:
+def _go_on(
+    port: Port, file: str, module: Path, start: Any, grads: Any, lr: float
+) -> Iterator[dict[str, np.ndarray]]:
     """Continue from the converted file with the target's own API."""
     from tests.parity import resume_with
 
@@ -137,7 +171,9 @@ def test_port_continues_the_run(port: Port, tmp_path: Path, monkeypatch: pytest.
     weights, source, model = train(port, p, lr, tmp_path)
     emits = port.target == "onnx" or port.target.startswith("emit:")
     suffix = {"onnx": ".safetensors", "torch": ".pt", "mxnet": ".states"}[framework]
-    module = tmp_path / (f"emitted_{abs(hash(port.id)) % 10**8}" + (".onnx" if port.target == "onnx" else ".py"))
+    module = tmp_path / (
+        f"emitted_{abs(hash(port.id)) % 10**8}" + (".onnx" if port.target == "onnx" else ".py")
+    )
     target = str(tmp_path / f"target{suffix}")
     next_lr = lr * port.lr_factor
 

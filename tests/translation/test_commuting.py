@@ -40,7 +40,9 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
         choices = list(option.choices)
         if name in move.change:
             start, to = move.change[name]
-            choices = [c for c in choices if c == start and type(c) is type(start)] or [c for c in choices if c != to]
+            choices = [c for c in choices if c == start and type(c) is type(start)] or [
+                c for c in choices if c != to
+            ]
         elif name == "scalars":
             choices = ["float64"]  # rounding to float32 is no part of a map over the reals
         if not choices:
@@ -60,7 +62,9 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
     return Situation(options, values, draw(st.integers(1, 50)))
 
 
-def _state(rng: np.random.Generator, family: str, options: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _state(
+    rng: np.random.Generator, family: str, options: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A state that a run could have: squares positive, the maximum above them, n > a²."""
     slots = {}
     for s in families()[family].rule(**options).slots:
@@ -73,14 +77,18 @@ def _state(rng: np.random.Generator, family: str, options: dict[str, Any]) -> tu
     return rng.standard_normal(SHAPE), slots
 
 
-def _update(family: str, options: Any, values: Any, step: int, w: Any, slots: Any, g: Any) -> dict[str, np.ndarray]:
+def _update(
+    family: str, options: Any, values: Any, step: int, w: Any, slots: Any, g: Any
+) -> dict[str, np.ndarray]:
     program = families()[family].rule(**options).program
     inputs = {"param": w, "grad": g, "step": step}
     inputs |= {f"hyper:{k}": v for k, v in values.items()} | {f"slot:{k}": v for k, v in slots.items()}
     return run(program, inputs)
 
 
-def _as_the_condition_says(move: Move, at: Situation, g: np.ndarray, step: int) -> tuple[np.ndarray, dict[str, float]]:
+def _as_the_condition_says(
+    move: Move, at: Situation, g: np.ndarray, step: int
+) -> tuple[np.ndarray, dict[str, float]]:
     """The gradient and the hyperparameters that the caller of the new rule must use."""
     values = move.values(at)
     if move.name == "the gradient's factor moves to the caller":
