@@ -55,7 +55,7 @@ def optimizer_of(model: Any) -> Any:
             {"params": [model.hidden.weight, model.output.weight], "weight_decay": 0.05},
             {"params": [model.hidden.bias, model.output.bias], "weight_decay": 0.0},
         ],
-        lr=3e-3,
+        lr=1e-2,
         betas=(0.9, 0.995),
         eps=1e-6,
     )
@@ -67,7 +67,8 @@ def batch_table(images: int) -> np.ndarray:
     per_epoch = images // BATCH
     epochs = -(-(SAVED_AT + CONTINUED) // per_epoch)
     rows = [rng.permutation(images)[: per_epoch * BATCH].reshape(per_epoch, BATCH) for _ in range(epochs)]
-    return np.concatenate(rows)[: SAVED_AT + CONTINUED].astype(np.uint16)
+    table: np.ndarray = np.concatenate(rows)[: SAVED_AT + CONTINUED].astype(np.uint16)
+    return table
 
 
 def record(model: Any, optimizer: Any, into: dict[str, list[np.ndarray]]) -> None:
@@ -80,7 +81,7 @@ def record(model: Any, optimizer: Any, into: dict[str, list[np.ndarray]]) -> Non
 
 def main(folder: Path) -> None:
     import torch
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     # One thread and no fused kernels: sums are taken in one order, and the files come out the same.
     torch.set_num_threads(1)
@@ -99,7 +100,7 @@ def main(folder: Path) -> None:
         optimizer.zero_grad()
         scores = model(torch.from_numpy(images[rows].astype(np.float32) / 16))
         loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels[rows].astype(np.int64)))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
         if step + 1 - SAVED_AT in RECORDED_AT:
