@@ -18,7 +18,7 @@ import numpy as np
 from .analysis import dead_slots
 from .ops import OPS
 from .program import Input, Node, Program
-from .types import FLOAT32, FLOAT64, Type
+from .types import FLOAT32, Type
 
 __all__ = ["digest", "fold"]
 
@@ -48,7 +48,7 @@ _TRUTH: dict[str, Callable[[float, float], bool]] = {
 def fold(program: Program, known: Mapping[str, float] | None = None) -> Program:
     """``program`` with the hyperparameters in ``known`` replaced by constants, then simplified.
 
-    Constants are combined, ``x·1``, ``x·0``, ``x+0``, ``where`` of a constant condition and nodes
+    Constants are combined (one of tensor type stands for the parameter's shape filled with it), ``x·1``, ``x·0``, ``x+0``, ``where`` of a constant condition and nodes
     that no output needs are removed. Slots that can no longer reach the parameter stay as outputs:
     dropping state is a translation's decision, not the folder's.
     """
@@ -71,18 +71,7 @@ def fold(program: Program, known: Mapping[str, float] | None = None) -> Program:
             continue
         node = replace(node, args=tuple(new[a] for a in node.args))
         new[i] = _simplify(node, nodes, put)
-    outputs = {o: _shaped(new[i], nodes, put) for o, i in program.outputs.items()}
-    return _sweep(Program(tuple(nodes), outputs))
-
-
-def _shaped(i: int, nodes: list[Node], put: Callable[[Node], int]) -> int:
-    """Node ``i`` as an output: where no tensor is left in it, the parameter lends its shape."""
-    live = Program(tuple(nodes), {"": i}).used()
-    if not nodes[i].type.is_tensor or any(nodes[a].op == "input" and nodes[a].type.is_tensor for a in live):
-        return i
-    zero, param = put(Node("const", (), FLOAT64, 0.0)), put(Node("input", (), Type.TENSOR, Input("param")))
-    empty = put(Node("mul", (param, zero), Type.TENSOR))
-    return empty if nodes[i].attr == 0 else put(Node("add", (empty, i), Type.TENSOR))
+    return _sweep(Program(tuple(nodes), {o: new[i] for o, i in program.outputs.items()}))
 
 
 def _simplify(node: Node, nodes: list[Node], put: Callable[[Node], int]) -> int:
@@ -141,9 +130,10 @@ def _sweep(program: Program) -> Program:
 
 
 def digest(program: Program, known: Mapping[str, float] | None = None) -> str:
-    """Canonical hash, 64 hex digits: equal for programs that are the same rule over the reals.
+    """Canonical hash, 64 hex digits: equal hashes, the same rule over the reals.
 
-    Dead slots do not count: Adam that also maintains a maximum which it never reads is Adam.
+    Products of sums are not multiplied out, so rules that only ``a·(b + c) = a·b + a·c`` makes equal
+    have different hashes. Dead slots do not count: Adam that also maintains a maximum which it never reads is Adam.
     """
     program = fold(program, known)
     dead = dead_slots(program)

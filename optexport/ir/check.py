@@ -113,5 +113,5 @@ def _check_input(node: Node) -> None:
 def _check_const(node: Node) -> None:
     if not isinstance(node.attr, float) or math.isnan(node.attr):
         raise RuleError(f"{_at(node)}: constant {node.attr!r}; expected a number")
-    if node.type not in (FLOAT32, FLOAT64):
-        raise RuleError(f"{_at(node)}: constant {node.attr!r} is a scalar, found {node.type.value}")
+    if node.type.is_truth:
+        raise RuleError(f"{_at(node)}: constant {node.attr!r} is a number, found {node.type.value}")

@@ -40,7 +40,8 @@ class Node:
 
     op: a key of `ops.OPS`, or ``input`` or ``const``.
     args: operands, indexes of earlier nodes.
-    attr: an `Input` for ``input``, a float for ``const``, a scalar type's name for ``cast``.
+    attr: an `Input` for ``input``, a float for ``const`` (of tensor type: every element), a scalar
+        type's name for ``cast``.
     label: the rule's own name for the value (``m_hat``), for people; not part of equality or hash.
     line: ``file:line`` of the rule that made it; not part of equality, hash or wire form.
     """

@@ -53,10 +53,18 @@ def run(program: Program, inputs: Mapping[str, Any], dtype: Any = np.float64) ->
     with np.errstate(all="ignore"):
         for node in program.nodes:
             values.append(_value(program, node, values, inputs, dtype))
+            if node.op == "const" and node.type.is_tensor:
+                values[-1] = np.full(_shape(program, inputs), values[-1])
     return {
         name: np.asarray(values[i], dtype) if program.nodes[i].type.is_tensor else float(values[i])
         for name, i in program.outputs.items()
     }
+
+
+def _shape(program: Program, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of every tensor: that of the first one among the inputs."""
+    tensors = (i.key for i in program.inputs() if i.role in ("param", "grad", "slot"))
+    return np.shape(inputs[next(tensors, "param")])
 
 
 def _value(
