@@ -59,7 +59,7 @@ CASES: Mapping[str, Shapes] = {
         },
     },
 }
-RULES: Mapping[str, Mapping[str, float]] = {
+RULES: Mapping[str, Mapping[str, Any]] = {
     "adamw": {"lr": LR, "weight_decay": DECAY},
     "momentum": {"lr": LR, "momentum": MOMENTUM},
 }
@@ -71,7 +71,7 @@ def arrays(shapes: Shapes, scale: float) -> dict[str, np.ndarray]:
     return {n: (rng.standard_normal(s, np.float32) * np.float32(scale)) for n, s in shapes.items()}
 
 
-def torch_step(rule: str, shapes: Shapes, threads: int, **how: bool) -> Step:
+def torch_step(rule: str, shapes: Shapes, threads: int, **how: Any) -> Step:
     import torch
 
     torch.set_num_threads(threads)
@@ -140,7 +140,8 @@ def onnx_step(rule: str, shapes: Shapes, threads: int, layout: str) -> Step:
     for name, gradient in arrays(shapes, 0.01).items():
         session.grads[name][...] = gradient
     session.step(lr=LR)
-    return session.step
+    step: Step = session.step
+    return step
 
 
 def contenders(threads: int) -> dict[str, Callable[[str, Shapes], Step]]:
@@ -183,7 +184,7 @@ def emission(tensors: int) -> dict[str, float]:
     from optexport.converters.onnx.run import UpdateSession
 
     shapes = {f"p{i}": (256, 257 + i % 3) if i % 2 else (256,) for i in range(tensors)}
-    out = {}
+    out: dict[str, float] = {}
     for layout in ("parameters", "flat"):
         start = time.perf_counter()
         model = ox.emit(ox.spec("adamw", **RULES["adamw"]), "onnx", params=shapes, layout=layout)
@@ -198,7 +199,9 @@ def hardware(threads: int) -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     try:
         text = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-        model = next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Model name"))
+        model = next(
+            line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Model name")
+        )
     except (OSError, subprocess.CalledProcessError, StopIteration):
         pass
     return {"cpu": model, "cores": os.cpu_count(), "threads": threads}
@@ -219,7 +222,10 @@ def versions() -> dict[str, str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| case | rule | contender | median ms | min ms | ÷ torch default | ÷ MXNet |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | rule | contender | median ms | min ms | ÷ torch default | ÷ MXNet |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         ratios = [f"{r[b]:.2f}" if r.get(b) else "" for b in BASELINES]
         lines.append(
@@ -254,7 +260,9 @@ def run(rounds: int, threads: int, pause: float) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pause", type=float, default=0.03, help="seconds before each measured step")

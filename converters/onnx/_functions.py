@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,32 +28,33 @@ __all__ = ["DOMAIN", "OPERATORS", "OPSET", "Functions", "compute_type", "functio
 DOMAIN = "optexport"
 OPSET = 18
 
-# IR operator -> ONNX operator. Reductions see their tensor in double and keep no axis.
-OPERATORS: Mapping[str, str] = {
-    "add": "Add",
-    "sub": "Sub",
-    "mul": "Mul",
-    "div": "Div",
-    "neg": "Neg",
-    "pow": "Pow",
-    "sqrt": "Sqrt",
-    "exp": "Exp",
-    "log": "Log",
-    "abs": "Abs",
-    "sign": "Sign",
-    "min": "Min",
-    "max": "Max",
-    "eq": "Equal",
-    "lt": "Less",
-    "le": "LessOrEqual",
-    "where": "Where",
-    "sum": "ReduceSum",
-    "mean": "ReduceMean",
-    "norm": "ReduceL2",
-    "cast": "Cast",
+# IR operator -> ONNX operators, applied one after the other. Reductions see their tensor in double and
+# keep no axis. (ReduceL2 of doubles is wrong from the eighth digit on in ONNX Runtime 1.19.)
+OPERATORS: Mapping[str, tuple[str, ...]] = {
+    "add": ("Add",),
+    "sub": ("Sub",),
+    "mul": ("Mul",),
+    "div": ("Div",),
+    "neg": ("Neg",),
+    "pow": ("Pow",),
+    "sqrt": ("Sqrt",),
+    "exp": ("Exp",),
+    "log": ("Log",),
+    "abs": ("Abs",),
+    "sign": ("Sign",),
+    "min": ("Min",),
+    "max": ("Max",),
+    "eq": ("Equal",),
+    "lt": ("Less",),
+    "le": ("LessOrEqual",),
+    "where": ("Where",),
+    "sum": ("ReduceSum",),
+    "mean": ("ReduceMean",),
+    "norm": ("ReduceSumSquare", "Sqrt"),
+    "cast": ("Cast",),
 }
 
-_NUMPY = {T.FLOAT: np.float32, T.DOUBLE: np.float64}
+_NUMPY: Mapping[int, type[np.floating[Any]]] = {T.FLOAT: np.float32, T.DOUBLE: np.float64}
 
 
 def compute_type(dtype: int) -> int:
@@ -103,7 +105,7 @@ class _Body:
         self.taken.add(name)
         return name
 
-    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
 
@@ -132,7 +134,9 @@ def functions(
     names = _crossing_names(program, crossing, compute, known)
     update, tensors = _update(program, host, dtype, dict(zip(crossing, names, strict=True)))
     outputs = tuple(program.outputs)
-    proto = _function(name, tensors + names, [f"{o}.new" for o in outputs], update, [title, *equations(program)])
+    proto = _function(
+        name, tensors + names, [f"{o}.new" for o in outputs], update, [title, *equations(program)]
+    )
     named = dict(zip(crossing, names, strict=True))
     direct = {n: key for (i, kind), n in named.items() if (key := _bare(program, i, kind, compute, bare))}
     made: onnx.FunctionProto | None = None
@@ -155,7 +159,12 @@ def _bare(program: Program, i: int, kind: int, compute: int, bare: frozenset[str
     node = program.nodes[i]
     while kind == compute == T.FLOAT and node.op == "cast":
         node = program.nodes[node.args[0]]
-    if isinstance(node.attr, Input) and node.attr.role == "hyper" and node.attr.name in bare and kind == compute:
+    if (
+        isinstance(node.attr, Input)
+        and node.attr.role == "hyper"
+        and node.attr.name in bare
+        and kind == compute
+    ):
         return node.attr.name
     return None
 
@@ -268,7 +277,9 @@ def _scalars(
     for (i, kind), name in outputs.items():
         node = program.nodes[i]
         if node.op == "const":
-            body.add("Constant", (), name, value=numpy_helper.from_array(np.array(_rounded(node), _NUMPY[kind])))
+            body.add(
+                "Constant", (), name, value=numpy_helper.from_array(np.array(_rounded(node), _NUMPY[kind]))
+            )
             continue
         own = _type(node, T.DOUBLE)
         value = _value(body, program, i, own)
@@ -341,7 +352,7 @@ def _value(body: _Body, program: Program, i: int, kind: int) -> str:
         if node.op == "const":
             body.values[i, kind] = body.constant(_rounded(node), kind, f"{float(node.attr):g}")  # type: ignore[arg-type]
         else:
-            name, have = next((v, k) for (j, k), v in body.values.items() if j == i)
+            name = next(v for (j, _), v in body.values.items() if j == i)
             suffix = _NUMPY[kind].__name__
             body.values[i, kind] = body.add("Cast", (name,), body.name(f"{name}.{suffix}"), to=kind)
     return body.values[i, kind]
@@ -355,9 +366,13 @@ def _lower(body: _Body, program: Program, i: int, compute: int, hint: str) -> No
         for a, kind in zip(node.args, _wanted(program, node, compute), strict=True)
     ]
     own = _type(node, compute)
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}
     if OPS[node.op].result == "scalar":
         attributes["keepdims"] = 0
     elif node.op == "cast":
         attributes["to"] = own
-    body.values[i, own] = body.add(OPERATORS[node.op], operands, body.name(hint), **attributes)
+    *before, last = OPERATORS[node.op]
+    for op in before:
+        operands = [body.add(op, operands, body.name(f"{hint}.{op}"), **attributes)]
+        attributes = {}
+    body.values[i, own] = body.add(last, operands, body.name(hint), **attributes)

@@ -52,7 +52,9 @@ def native_snapshots(
     slots = {n: {s: np.zeros_like(v) for s in names} for n, v in now.items()}
     for count, gradients in enumerate(grads):
         lr = values["lr"] if lrs is None or lrs[count] is None else lrs[count]
-        now, slots = update(now, {n: np.asarray(g, dtype) for n, g in gradients.items()}, slots, float(lr), count)
+        now, slots = update(
+            now, {n: np.asarray(g, dtype) for n, g in gradients.items()}, slots, float(lr), count
+        )
         yield (
             {n: v.copy() for n, v in now.items()},
             {n: {s: v.copy() for s, v in held.items()} for n, held in slots.items()},
@@ -73,7 +75,9 @@ def _preview(name: str, arguments: Mapping[str, Any]) -> Update:
         if dtype not in built:
             kind = helper.np_dtype_to_tensor_dtype(dtype)
             ins, outs = ["x", "g", *slots], [f"{n}.new" for n in ("x", *slots)]
-            node = helper.make_node(name, ["r", "t", *ins], outs, domain="ai.onnx.preview.training", **attributes)
+            node = helper.make_node(
+                name, ["r", "t", *ins], outs, domain="ai.onnx.preview.training", **attributes
+            )
             infos = [helper.make_tensor_value_info(i, kind, None) for i in ("r", *ins)]
             graph = helper.make_graph(
                 [node],
@@ -87,7 +91,7 @@ def _preview(name: str, arguments: Mapping[str, Any]) -> Update:
             for op in made.rt_nodes_:
                 for key, value in attributes.items():
                     if isinstance(value, float):
-                        setattr(op, key, float(getattr(op, key)))
+                        setattr(op, key, np.float32(value).item())
             built[dtype] = made
         return built[dtype]
 

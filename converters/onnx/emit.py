@@ -63,7 +63,9 @@ def emit(
         NamingError: two inputs or outputs would have one name.
     """
     if not params:
-        raise HyperparameterError("emit onnx: expected the parameters' shapes, found none; pass params={name: shape}")
+        raise HyperparameterError(
+            "emit onnx: expected the parameters' shapes, found none; pass params={name: shape}"
+        )
     if dtype not in DTYPES:
         raise HyperparameterError(f"emit onnx: dtype expected one of {', '.join(DTYPES)}, found {dtype!r}")
     if layout not in ("parameters", "flat"):
@@ -316,7 +318,9 @@ def _emit_blocks(
         graph.node("Reshape", [_value(name, key), rows], [_value(stem, key)])
     _scan(graph, stem, stem, tiles[1], made, scalars)
     for key in made.outputs:
-        graph.node("Reshape", [f"{_value(stem, key)}.new", graph.integers(shape)], [f"{_value(name, key)}.new"])
+        graph.node(
+            "Reshape", [f"{_value(stem, key)}.new", graph.integers(shape)], [f"{_value(name, key)}.new"]
+        )
 
 
 def _scan(graph: _Graph, stem: str, body: str, row: int, made: Functions, scalars: Sequence[str]) -> None:
@@ -382,7 +386,9 @@ def _emit_cut(
     for key in made.tensors:
         graph.node("Reshape", [_value(stem, key), line], [f"optexport/{_value(stem, key)}/line"])
         cut = [f"{_value(p, key)}/line" for p in parts]
-        graph.node("Split", [f"optexport/{_value(stem, key)}/line", sizes], [*cut, _value(padding, key)], axis=0)
+        graph.node(
+            "Split", [f"optexport/{_value(stem, key)}/line", sizes], [*cut, _value(padding, key)], axis=0
+        )
         for piece, part, s in zip(cut, parts, table, strict=True):
             graph.node("Reshape", [piece, graph.integers(s.shape)], [_value(part, key)])
     for part in parts:

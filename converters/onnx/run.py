@@ -52,6 +52,7 @@ class UpdateSession:
 
     Raises:
         CheckpointError: the file is no update graph. UnknownNameError: a provider is not installed.
+        HyperparameterError: the tensors are bfloat16.
     """
 
     def __init__(
@@ -72,6 +73,10 @@ class UpdateSession:
             )
         _check_graph(proto, meta, where)
         self._device = _DEVICES.get(providers[0], "cpu")
+        if any(i.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16 for i in proto.graph.input):
+            raise HyperparameterError(
+                f"{where}: expected float32, float64 or float16 tensors, found bfloat16, which NumPy cannot hand over"
+            )
         self._shapes = {i.name: _shape(i) for i in proto.graph.input}
         self._types = {i.name: _numpy_type(i) for i in proto.graph.input}
         self._names, self._views = _names(proto, meta)
@@ -168,7 +173,9 @@ class UpdateSession:
         if unknown:
             name, key = unknown[0]
             what = f"parameter {name!r}" if key == "param" else f"parameter {name!r}, slot {key!r}"
-            raise UnknownNameError(f"{what}: the graph has no such input; expected {', '.join(self._inputs())}")
+            raise UnknownNameError(
+                f"{what}: the graph has no such input; expected {', '.join(self._inputs())}"
+            )
         for (name, key), view in self._views.items():
             if key == "grad":
                 continue
@@ -177,7 +184,9 @@ class UpdateSession:
             self._write(view, given.get((name, key), 0), f"{name}.{key}" if key != "param" else name)
         self._step[...] = step
 
-    def step(self, grads: Arrays | None = None, lr: float | Sequence[float] | None = None, **hyper: float) -> None:
+    def step(
+        self, grads: Arrays | None = None, lr: float | Sequence[float] | None = None, **hyper: float
+    ) -> None:
         """One update.
 
         grads: name -> gradient, every one; None where the buffers of `grads` were filled. lr: learning
@@ -211,28 +220,36 @@ class UpdateSession:
         if lr is not None:
             given = [float(lr)] * len(rates) if np.ndim(lr) == 0 else [float(x) for x in lr]  # type: ignore[arg-type,union-attr]
             if len(given) != len(rates):
-                raise HyperparameterError(f"lr: expected one value or {len(rates)} ({', '.join(rates)}), found {len(given)}")
+                raise HyperparameterError(
+                    f"lr: expected one value or {len(rates)} ({', '.join(rates)}), found {len(given)}"
+                )
             values |= dict(zip(rates, given, strict=True))
         for name, value in values.items():
             if name not in self._scalars:
-                raise UnknownNameError(f"{name!r}: expected a runtime input among {', '.join(self._scalars) or 'none'}")
+                raise UnknownNameError(
+                    f"{name!r}: expected a runtime input among {', '.join(self._scalars) or 'none'}"
+                )
             self._scalars[name][...] = value
         if not self._rates_set:
             missing = [n for n in self._scalars if n not in values]
             if missing:
-                raise HyperparameterError(f"input {missing[0]!r}: expected a value at the first step, found none")
+                raise HyperparameterError(
+                    f"input {missing[0]!r}: expected a value at the first step, found none"
+                )
             self._rates_set = True
 
     def _inputs(self) -> list[str]:
         return [n if key == "param" else f"{n}.{key}" for n, key in self._views if key != "grad"]
 
     def _read(self, view: _View) -> np.ndarray:
-        flat = self._front[view.buffer].numpy().reshape(-1)
+        flat: np.ndarray = self._front[view.buffer].numpy().reshape(-1)
         return flat[view.offset : view.offset + int(np.prod(view.shape))].reshape(view.shape)
 
     def _write(self, view: _View, value: Any, where: str) -> None:
         array = np.asarray(value)
-        if array.ndim and array.shape != view.shape or array.ndim == 0 and where.endswith(".grad") and view.shape:
+        if (array.ndim and array.shape != view.shape) or (
+            array.ndim == 0 and where.endswith(".grad") and view.shape
+        ):
             raise HyperparameterError(f"input {where!r}: expected shape {view.shape}, found {array.shape}")
         if self._device == "cpu":
             np.copyto(self._read(view), array, casting="unsafe")
@@ -273,7 +290,9 @@ def snapshots(
     wanted = {n: [s.name for s in spec.group(n).rule.slots] for n in values}
     full = {n: {s: v for s, v in start.full_slots(n).items() if s in wanted[n]} for n in values}
     in_place = bool(options.pop("in_place", True))
-    session = UpdateSession(emit(spec, values, dtype=dtype, steps=counts, **options), threads=1, in_place=in_place)
+    session = UpdateSession(
+        emit(spec, values, dtype=dtype, steps=counts, **options), threads=1, in_place=in_place
+    )
     session.load(values, full, max(counts.values(), default=0))
     own = spec.lrs[0] if spec.one_lr else spec.lrs
     for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
@@ -299,7 +318,9 @@ def _model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.ModelP
 def _check_graph(proto: onnx.ModelProto, meta: Mapping[str, str], where: str) -> None:
     names = {i.name for i in proto.graph.input}
     if "step" not in names or "optexport.spec" not in meta:
-        raise CheckpointError(f"{where}: expected an update graph that optexport emitted, found another graph")
+        raise CheckpointError(
+            f"{where}: expected an update graph that optexport emitted, found another graph"
+        )
 
 
 def _shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -325,15 +346,14 @@ def _names(
                     name = buffer["name"] if key == "param" else f"{buffer['name']}.{key}"
                     views[s["name"], key] = _View(name, s["offset"], tuple(s["shape"]))
     else:
-        params = [n for n in state if f"{n}.grad" in shapes]
+        params = {n: None for n in state if f"{n}.grad" in shapes}
         for name in params:
             views[name, "param"] = _View(name, 0, shapes[name])
             views[name, "grad"] = _View(f"{name}.grad", 0, shapes[name])
-        owners = sorted(params, key=len, reverse=True)
         for name in state:
             if name not in params:
-                owner = next(p for p in owners if name.startswith(f"{p}."))
-                views[owner, name[len(owner) + 1 :]] = _View(name, 0, shapes[name])
+                owner, _, slot = name.rpartition(".")
+                views[owner, slot] = _View(name, 0, shapes[name])
     grads = list(dict.fromkeys(v.buffer for (_, key), v in views.items() if key == "grad"))
     scalars = [n for n in shapes if n not in state and n not in grads and n != "step"]
     return {"state": state, "grads": grads, "scalars": scalars}, views
