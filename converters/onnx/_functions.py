@@ -247,8 +247,8 @@ def _crossing_names(
 
 def _constant_hint(value: float, known: Mapping[str, float]) -> str:
     """A constant's name: the hyperparameter's, ``1 - beta1``'s, or the number itself."""
-    for form, make in (("{}", lambda v: v), ("one_minus_{}", lambda v: 1 - v)):
-        named = [k for k, v in known.items() if value in (make(v), float(np.float32(make(v))))]
+    for form, numbers in (("{}", known), ("one_minus_{}", {k: 1 - v for k, v in known.items()})):
+        named = [k for k, v in numbers.items() if value in (v, float(np.float32(v)))]
         if len(named) == 1 and value not in (0.0, 1.0):
             return form.format(named[0])
     return f"{value:g}"

@@ -51,10 +51,9 @@ def native_snapshots(
     now = {n: np.array(v, dtype) for n, v in params.items()}
     slots = {n: {s: np.zeros_like(v) for s in names} for n, v in now.items()}
     for count, gradients in enumerate(grads):
-        lr = values["lr"] if lrs is None or lrs[count] is None else lrs[count]
-        now, slots = update(
-            now, {n: np.asarray(g, dtype) for n, g in gradients.items()}, slots, float(lr), count
-        )
+        given = None if lrs is None else lrs[count]
+        lr = float(values["lr"] if given is None else given)
+        now, slots = update(now, {n: np.asarray(g, dtype) for n, g in gradients.items()}, slots, lr, count)
         yield (
             {n: v.copy() for n, v in now.items()},
             {n: {s: v.copy() for s, v in held.items()} for n, held in slots.items()},
