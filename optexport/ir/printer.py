@@ -85,6 +85,8 @@ def _is_t(program: Program, node: Node) -> bool:
     if node.op != "add":
         return False
     a, b = (program.nodes[i] for i in node.args)
+    if a.op == "const":
+        a, b = b, a
     return isinstance(a.attr, Input) and a.attr.role == "step" and b.op == "const" and b.attr == 1.0
 
 
@@ -102,17 +104,34 @@ def _text(program: Program, i: int, names: dict[int, str], top: bool = False, bi
             return "(t − 1)" if binding > 4 else "t − 1"
         return _symbol(node.attr.name or node.attr.role)
     if node.op == "const":
-        return f"{node.attr:g}"
+        return _number(float(node.attr), binding)  # type: ignore[arg-type]
     op = OPS[node.op]
     if node.op == "mul" and node.args[0] == node.args[1]:
         return _text(program, node.args[0], names, binding=9) + "²"
     if op.binding == 9:
         parts = [_text(program, a, names) for a in node.args]
     else:
-        # The right operand of − and / needs parentheses at equal binding.
         parts = [
-            _text(program, a, names, binding=op.binding + (k > 0 and not op.commutes))
-            for k, a in enumerate(node.args)
+            _text(program, a, names, binding=_operand_binding(program, node, k)) for k, a in enumerate(node.args)
         ]
     text = op.text.format(*parts, attr=node.attr)
     return f"({text})" if binding > op.binding else text
+
+
+def _operand_binding(program: Program, node: Node, k: int) -> int:
+    """How tightly operand ``k`` must bind to stand without parentheses."""
+    op = OPS[node.op]
+    # At equal binding the right operand of − and / needs them, the base of a power, and a quotient
+    # that is multiplied: (a / b)·c.
+    if node.op == "mul":
+        return op.binding + (k == 0 and program.nodes[node.args[k]].op == "div")
+    return op.binding + (not op.commutes and (k == 0) == (node.op == "pow"))
+
+
+def _number(value: float, binding: int) -> str:
+    """A constant, all of its digits that count; a negative operand in parentheses."""
+    short = f"{value:g}"
+    text = (short if float(short) == value else repr(value)).replace("inf", "∞")
+    if text[0] != "-":
+        return text
+    return f"(−{text[1:]})" if binding else f"−{text[1:]}"
