@@ -1,0 +1,203 @@
+"""Equations: what is printed is what is computed, and reads as the papers write it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optexport.ir import (
+    Tracer,
+    absolute,
+    cast,
+    equations,
+    exp,
+    log,
+    mean,
+    minimum,
+    norm,
+    sign,
+    sqrt,
+    total,
+    where,
+)
+from optexport.ir.ops import OPS
+from optexport.ir.printer import SYMBOLS
+from optexport.ir.types import FLOAT32
+from optexport.reference import run
+from optexport.rules import CATALOGUE, lookup
+from tests.every import FAMILIES, every_rule, inputs
+
+_NUMPY = {
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
+    "sign": np.sign,
+    "min": np.minimum,
+    "max": np.maximum,
+    "abs": np.abs,
+    "float32": np.float32,
+    "float64": np.float64,
+    "sum": np.sum,
+    "mean": np.mean,
+    "norm": np.linalg.norm,
+}
+
+
+def evaluated(lines: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    """The values of equations as a reader would compute them: Python's own precedence, which is that
+    of mathematics, decides what belongs together."""
+    names: dict[str, str] = {}
+
+    def name(match: re.Match[str]) -> str:
+        word = match.group()
+        if word in _NUMPY or word in ("if", "else") or word[0].isdigit():
+            return word
+        return names.setdefault(word, f"v{len(names)}")
+
+    def python(text: str) -> str:
+        text = (
+            text.replace("−", "-")
+            .replace("·", "*")
+            .replace("²", "**2")
+            .replace("^", "**")
+            .replace("√", "sqrt")
+        )
+        text = re.sub(r"‖([^‖]*)‖", r"norm(\1)", re.sub(r"\|([^|]*)\|", r"abs(\1)", text))
+        text = re.sub(r"\((\S+) if (.*?) else", r"(\1 if \2 else", text).replace("≤", "<=")
+        text = re.sub(r"(?<![<>]) = ", " == ", text)
+        return re.sub(r"[^\W\d][\w\u0302\u0303]*'?|\d\S*(?=e)", name, text)
+
+    values = {python(k): v for k, v in known.items()}
+    for line in lines:
+        left, _, right = line.partition(" = ")
+        target = python(left)
+        values[target] = eval(python(right), dict(_NUMPY), values)
+    return {k: values[v] for k, v in names.items() if k.endswith("'")}
+
+
+def known_values(given: dict[str, Any]) -> dict[str, Any]:
+    """Symbol -> value."""
+    out = {}
+    for key, value in given.items():
+        name = key.partition(":")[2] or key
+        if name == "step":
+            out["t"] = float(value + 1)
+        else:
+            out[SYMBOLS.get(name, name)] = value
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("step", [0, 3])
+def test_equations_compute_what_the_rule_computes(family, step):
+    for rule in every_rule(family, shared=False):
+        given = inputs(rule, step=step)
+        found = evaluated(equations(rule.program), known_values(given))
+        expected = run(rule.program, given)
+        assert found.keys() == {SYMBOLS[o] + "'" for o in expected}
+        for output, value in expected.items():
+            np.testing.assert_allclose(found[SYMBOLS[output] + "'"], value, rtol=1e-12)
+
+
+def written(make) -> str:
+    r = Tracer()
+    (line,) = equations(r.program({"param": make(r, r.param, r.grad)}))
+    return line.removeprefix("w' = ")
+
+
+@pytest.mark.parametrize(
+    ("text", "make"),
+    [
+        ("w + g", lambda r, w, g: w + g),
+        ("w − g", lambda r, w, g: w - g),
+        ("w·g", lambda r, w, g: w * g),
+        ("w / g", lambda r, w, g: w / g),
+        ("−w", lambda r, w, g: -w),
+        ("w^g", lambda r, w, g: w**g),
+        ("w²", lambda r, w, g: w * w),
+        ("(w + g)·w", lambda r, w, g: (w + g) * w),
+        ("w − (g − w)", lambda r, w, g: w - (g - w)),
+        ("w − g − w", lambda r, w, g: w - g - w),
+        ("w / (g·w)", lambda r, w, g: w / (g * w)),
+        ("w / (g / w)", lambda r, w, g: w / (g / w)),
+        ("(w / g)·w", lambda r, w, g: w / g * w),
+        ("−(w + g)", lambda r, w, g: -(w + g)),
+        ("(−w)^g", lambda r, w, g: (-w) ** g),
+        ("−w^g", lambda r, w, g: -(w**g)),
+        ("(w^g)^2", lambda r, w, g: (w**g) ** 2),
+        ("g·w / g", lambda r, w, g: g * (w / g)),
+        ("min(w, ∞)", lambda r, w, g: minimum(w, float("inf"))),
+        ("min(w, −2)", lambda r, w, g: minimum(w, -2.0)),
+        ("w^g^2", lambda r, w, g: w ** (g**2)),
+        ("w·(−2)", lambda r, w, g: w * -2.0),
+        ("w + (−2)", lambda r, w, g: w + -2.0),
+        ("√(w)", lambda r, w, g: sqrt(w)),
+        ("exp(w)", lambda r, w, g: exp(w)),
+        ("log(w)", lambda r, w, g: log(w)),
+        ("|w − g|", lambda r, w, g: absolute(w - g)),
+        ("sign(w)", lambda r, w, g: sign(w)),
+        ("min(w, g)", lambda r, w, g: minimum(w, g)),
+        ("(w if w < 0 else g)", lambda r, w, g: where(w < 0, w, g)),
+        ("(w if w ≤ 0 else g)", lambda r, w, g: where(w <= 0, w, g)),
+        ("(w if w = 0 else g)", lambda r, w, g: where(w.equals(0), w, g)),
+        ("w·sum(g)", lambda r, w, g: w * total(g)),
+        ("w·mean(g)", lambda r, w, g: w * mean(g)),
+        ("w / ‖g‖", lambda r, w, g: w / norm(g)),
+        ("w·float32(η)", lambda r, w, g: w * cast(r.hyper("lr"), FLOAT32)),
+        ("w·t", lambda r, w, g: w * (r.step + 1)),
+        ("w·t", lambda r, w, g: w * (1 + r.step)),
+        ("w·(t − 1)", lambda r, w, g: w * r.step),
+        ("w·0.123456789", lambda r, w, g: w * 0.123456789),
+        ("w·1e-08", lambda r, w, g: w * 1e-8),
+    ],
+)
+def test_how_an_expression_is_written(text, make):
+    assert written(make) == text
+
+
+def test_every_operator_is_written_above():
+    (mark,) = test_how_an_expression_is_written.pytestmark
+    r = Tracer()
+    for _, make in mark.args[1]:
+        make(r, r.param, r.grad)
+    assert {n.op for n in r.nodes} - {"input", "const"} == set(OPS) - {"max"}
+
+
+def test_what_is_used_twice_gets_a_line():
+    r = Tracer()
+    u = r.param * r.grad
+    assert equations(r.finish(param=u + sqrt(u))) == ["x1 = w·g", "w' = x1 + √(x1)"]
+
+
+def test_an_output_that_is_an_input_is_said():
+    r = Tracer()
+    assert equations(r.finish(param=r.param, m=r.slot("m"))) == ["w' = w", "m' = m"]
+
+
+def test_two_outputs_of_one_value():
+    r = Tracer()
+    new = r.param - r.grad
+    assert equations(r.finish(param=new, copy=new)) == ["copy' = w − g", "w' = w − g"]
+
+
+def test_adam_reads_like_the_paper():
+    assert equations(lookup("adam").rule(decay="none").program) == [
+        "m' = β1·m + (1 − β1)·g",
+        "v' = β2·v + (1 − β2)·g²",
+        "c1 = 1 − β1^t",
+        "c2 = 1 − β2^t",
+        "η_t = η / c1",
+        "d = √(v') / √(c2) + ε",
+        "w' = w − η_t·m' / d",
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_no_quantity_is_called_by_its_program_name(name):
+    rule = lookup(name).rule()
+    text = "\n".join(equations(rule.program))
+    for spelled in [*rule.slot_names, *(h.name for h in rule.hyperparameters), "param", "grad", "step"]:
+        assert not re.search(rf"\b{spelled}\b", text), spelled
