@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from .emitters import emit
 from .errors import CheckpointError, NamingError, UnknownNameError, VerdictError
 from .specs import Spec
 from .state import TrainingState, load, save
-from .state.store import BUNDLE, detect, formats, is_named
+from .state.lift import says_optimizer
+from .state.store import BUNDLE, detect, formats, is_named, read_native
 from .translation import LEVELS, Report, translate
 
 __all__ = ["Conversion", "convert"]
@@ -49,7 +50,7 @@ def convert(
     to_format: str | None = None,
     optimizers: tuple[str, ...] = (),
     model: str | None = None,
-    names: str | None = None,
+    names: str | Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
     step: int | None = None,
     lr: float | None = None,
@@ -128,9 +129,7 @@ def _sides(
 
 
 def _unsaid(source: str, fmt: str) -> bool:
-    from .state.store import read_native
-
-    return fmt != BUNDLE and read_native(source, fmt).optimizer is None
+    return fmt != BUNDLE and not says_optimizer(read_native(source, fmt))
 
 
 def _translated(

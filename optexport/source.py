@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import itertools
 import json
 import keyword
 import linecache
@@ -28,7 +29,7 @@ from types import ModuleType
 
 import numpy as np
 
-from .errors import HyperparameterError, RuleError
+from .errors import HyperparameterError, RuleError, UnknownNameError
 from .ir import FLOAT32, Node, Program, equations
 from .ir.analysis import scalars
 from .ir.program import Input
@@ -50,6 +51,7 @@ __all__ = [
     "module",
     "number",
     "rule_name",
+    "rule_named",
     "rules_of",
 ]
 
@@ -411,8 +413,29 @@ def rule_name(rule: Rule) -> str:
     for entry in CATALOGUE.values():
         if entry.family_name == rule.family and dict(entry.options) == dict(rule.options):
             return entry.name
-    options = json.dumps(dict(sorted(rule.options.items()))).encode()
-    return f"{rule.family}_{hashlib.sha256(options).hexdigest()[:6]}"
+    return f"{rule.family}_{_options_digest(rule.options)}"
+
+
+def rule_named(name: str) -> Rule:
+    """The rule that `rule_name` calls ``name``: how an emitted optimizer's own files tell their rule.
+
+    Raises:
+        UnknownNameError: no rule is called so.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is not None:
+        return entry.rule()
+    fam = families().get(name.rpartition("_")[0])
+    if fam is not None:
+        for values in itertools.product(*(o.choices for o in fam.options.values())):
+            options = dict(zip(fam.options, values, strict=True))
+            if _options_digest(options) == name.rpartition("_")[2]:
+                return fam.rule(**options)
+    raise UnknownNameError(f"unknown rule {name!r}; expected one that this optexport can emit")
+
+
+def _options_digest(options: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(dict(sorted(options.items()))).encode()).hexdigest()[:6]
 
 
 def rules_of(spec: Spec) -> dict[str, Rule]:

@@ -171,6 +171,13 @@ def _row(group: Group, defaults: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in row.items() if not (k.endswith("_mult") and v == 1)}
 
 
+def _table_row(group: Group, defaults: Mapping[str, float], named: bool) -> dict[str, Any]:
+    """A row of ``GROUPS``; named: whether it must say its rule."""
+    row: dict[str, Any] = {"params": None if group.params is None else list(group.params)}
+    row |= {"rule": rule_name(group.rule)} if named else {}
+    return {**row, **_row(group, defaults)}
+
+
 def _tables(spec: Spec, rules: Mapping[str, Rule]) -> list[str]:
     """``GROUPS``, ``FACTORS`` and ``RULES``, or the one rule's ``SLOTS``."""
     out = []
@@ -182,9 +189,7 @@ def _tables(spec: Spec, rules: Mapping[str, Rule]) -> list[str]:
             "GROUPS = [",
         ]
         for group in spec.groups:
-            row: dict[str, Any] = {"params": None if group.params is None else list(group.params)}
-            row |= {"rule": rule_name(group.rule)} if len(rules) > 1 else {}
-            lines += call("    {", entries({**row, **_row(group, defaults)}), "},")
+            lines += call("    {", entries(_table_row(group, defaults, len(rules) > 1)), "},")
         factors = entries({factor: h for h, (_, _, factor) in _BASE.items()})
         out.append("\n".join((*lines, "]", _LOOKUP, *call("FACTORS = {", factors, "}"), "")))
     if len(rules) == 1:
@@ -209,10 +214,13 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
     if "rescale_grad" not in defaults:
         names["rescale"] = "        if self.rescale_grad != 1:\n            grad = grad * self.rescale_grad\n"
     names["check"] = "        self._check()\n" if check else ""
+    # Saved with the states, so that the run can be read back and moved on.
+    keep = [f'        self.rule = "{key}"' if len(rules) == 1 else "        self.rule = None"]
+    keep += ["        self.groups = GROUPS"] if len(spec.groups) > 1 else []
     docs = {h.name: h.doc for rule in rules.values() for h in rule.hyperparameters}
     docs["lr"] = f"{number(defaults['lr'])} when None, or what the scheduler has"
     parts = (
-        *_constructor(defaults, source.first_step(spec), bool(check)),
+        *_constructor(defaults, source.first_step(spec), keep, bool(check)),
         *check,
         *_values(spec, defaults),
         *([_GROUP_METHOD] if len(spec.groups) > 1 else []),
@@ -225,7 +233,8 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
     return "\n".join((*head, intro, "", *listed, '    """', "", *parts))
 
 
-def _constructor(defaults: Mapping[str, float], first: int, check: bool) -> list[str]:
+def _constructor(defaults: Mapping[str, float], first: int, keep: list[str], check: bool) -> list[str]:
+    """keep: lines that set what saved states need for telling their rule."""
     own = [h for h in defaults if h not in _BASE and h != _CLIP]
     arguments = ["self", "learning_rate=None", *(f"{h}={number(defaults[h])}" for h in own)]
     passed = ["learning_rate=learning_rate"]
@@ -242,6 +251,7 @@ def _constructor(defaults: Mapping[str, float], first: int, check: bool) -> list
         *([f'        kwargs.setdefault("begin_num_update", {first})'] if first else []),
         *call("        super().__init__(", [*passed, "**kwargs"], ")"),
         *(f"        self.{h} = {h}" for h in own),
+        *keep,
         *(["        self._check()"] if check else []),
         "",
     ]
@@ -297,7 +307,14 @@ def emitted_state(state: TrainingState, module: str) -> NativeState:
     """
     names = list(state.params) if set(state.params) == set(state.names) else list(state.names)
     attributes: dict[str, Any] = {"__module__": module, "param_idx2name": dict(enumerate(names))}
-    for h, value in _defaults(state.spec).items():
+    rules = source.rules_of(state.spec)
+    attributes["rule"] = next(iter(rules)) if len(rules) == 1 else None
+    defaults = _defaults(state.spec)
+    if len(state.spec.groups) > 1:
+        attributes["groups"] = [_table_row(g, defaults, len(rules) > 1) for g in state.spec.groups]
+    elif state.spec.groups[0].lr_mult != 1:
+        defaults["lr"] *= state.spec.groups[0].lr_mult
+    for h, value in defaults.items():
         attributes[{"lr": "lr", "weight_decay": "wd"}.get(h, h)] = value
     if math.isinf(attributes.get(_CLIP, 0.0)):
         attributes[_CLIP] = None
@@ -314,3 +331,35 @@ def emitted_state(state: TrainingState, module: str) -> NativeState:
         if paths:
             out.slots[name] = paths
     return out
+
+
+def emitted_groups(native: NativeState) -> list[Group] | None:
+    """Groups of states that an emitted optimizer saved, None where another wrote them.
+
+    Raises:
+        UnknownNameError: its rule is not one that this optexport can emit.
+    """
+    held = native.groups[0].arguments if native.groups else {}
+    if "__module__" not in held or "rule" not in held:
+        return None
+    has = {"lr": held.get("lr"), "weight_decay": held.get("wd"), **held}
+    if has.get(_CLIP) is None:
+        has[_CLIP] = math.inf
+    params = list(native.groups[0].params)
+    listed = {p for row in held.get("groups", ()) for p in row["params"] or ()}
+    out = []
+    for row in held.get("groups") or [{"params": None}]:
+        rule = source.rule_named(row.get("rule") or held["rule"])
+        factors = {h: row.get(factor, 1.0) for h, (_, _, factor) in _BASE.items()}
+        values = {h.name: row.get(h.name, has.get(h.name)) for h in rule.hyperparameters}
+        values = {h: v * factors.get(h, 1.0) if isinstance(v, float | int) else v for h, v in values.items()}
+        names = [p for p in params if (p in row["params"] if row["params"] is not None else p not in listed)]
+        checked = {h.name: h.check("emitted optimizer", values[h.name]) for h in rule.hyperparameters}
+        out.append(Group(rule, checked, tuple(names)))
+    return [g for g in out if g.params]
+
+
+def emitted_paths(rule: Rule, master: bool) -> dict[str, str]:
+    """Place in a state -> slot, for an emitted optimizer."""
+    own = {f"[{i}]": s for i, s in enumerate(rule.slot_names)}
+    return {"[0]": MASTER, **{f"[1]{p}": s for p, s in own.items()}} if master else own

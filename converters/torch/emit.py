@@ -10,7 +10,7 @@ import numpy as np
 from optexport import source
 from optexport.rules import Rule
 from optexport.source import Operators, call, entries, number, rule_name
-from optexport.specs import Spec
+from optexport.specs import Group, Spec
 from optexport.state import TrainingState
 from optexport.state.native import NativeGroup, NativeState
 
@@ -150,7 +150,7 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
         head += [*docs, '    """', ""]
         arguments = [f"{h}={number(v)}" for h, v in group.values().items()]
         head += call("    def __init__(", ["self", "params", *arguments], "):")
-        head += call("        defaults = {", [f'"{h}": {h}' for h in group.values()], "}")
+        head += call("        defaults = {", [f'"rule": "{key}"', *(f'"{h}": {h}' for h in group.values())], "}")
         names = {"choose": "", "init": f"init_{key}", "update": f"update_{key}"}
     else:
         head += [
@@ -177,19 +177,39 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
 def emitted_state(state: TrainingState, module: str) -> NativeState:
     """What ``load_state_dict`` of the optimizer that `emit` writes for ``state.spec`` expects.
 
-    Slots stand under the rule's names beside ``step``; every hyperparameter is a group entry.
-    module: unused; a state_dict names no class.
+    Slots stand under the rule's names beside ``step``; the rule's name and every hyperparameter are
+    group entries. module: unused; a state_dict names no class.
     """
     del module
     out = NativeState(
         "torch", "", source.class_name(state.spec, None), named=True, weights=dict(state.params)
     )
-    many = len(source.rules_of(state.spec)) > 1
     for g in state.spec.groups:
-        arguments: dict[str, Any] = {"rule": rule_name(g.rule)} if many else {}
-        out.groups.append(NativeGroup({**arguments, **g.values()}, list(g.params or ())))
+        out.groups.append(NativeGroup({"rule": rule_name(g.rule), **g.values()}, list(g.params or ())))
     for name in state.names:
         out.steps[name] = state.steps[name]
         if state.steps[name]:
             out.slots[name] = {**state.full_slots(name), "step": np.asarray(state.steps[name], np.float32)}
     return out
+
+
+def emitted_groups(native: NativeState) -> list[Group] | None:
+    """Groups of a state_dict that an emitted optimizer saved, None where another wrote it.
+
+    Raises:
+        UnknownNameError: its rule is not one that this optexport can emit.
+    """
+    if not native.groups or not all(isinstance(g.arguments.get("rule"), str) for g in native.groups):
+        return None
+    out = []
+    for g in native.groups:
+        rule = source.rule_named(g.arguments["rule"])
+        values = {h.name: h.check(f"rule {g.arguments['rule']}", g.arguments.get(h.name)) for h in rule.hyperparameters}
+        out.append(Group(rule, values, tuple(g.params)))
+    return out
+
+
+def emitted_paths(rule: Rule, master: bool) -> dict[str, str]:
+    """Place in a state_dict -> slot, for an emitted optimizer."""
+    del master
+    return {**{s: s for s in rule.slot_names}, "step": "step"}

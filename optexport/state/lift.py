@@ -14,7 +14,7 @@ from ..specs import Group, Spec
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
 
-__all__ = ["lift", "native_roles", "native_state"]
+__all__ = ["lift", "native_roles", "native_state", "says_optimizer"]
 
 # Optimizers whose state needs no shape are carried as they are: factored slots come with their rules.
 Paths = Mapping[str, str]
@@ -80,6 +80,9 @@ def lift(
         UnknownNameError: the optimizer is unknown. CheckpointError: slots do not fit the optimizer,
         or the file lacks something that must be given.
     """
+    emitted = _emitted(native) if optimizer is None else None
+    if emitted is not None:
+        return _lift_emitted(native, emitted, where)
     entry = _entry(native, optimizer, where)
     warnings = list(native.warnings)
     groups: list[Group] = []
@@ -104,6 +107,44 @@ def lift(
         dialect=entry.qualified,
         provenance=(f"read from {native.format} of {entry.qualified}",),
         warnings=tuple(warnings),
+    )
+
+
+def says_optimizer(native: NativeState) -> bool:
+    """Whether the file tells which optimizer, or which rule, its state belongs to."""
+    return native.optimizer is not None or _emitted(native) is not None
+
+
+def _emitted(native: NativeState) -> list[Group] | None:
+    """Groups where an optimizer that optexport emitted wrote the file, else None."""
+    groups: list[Group] | None = converter(native.framework, "emit").emitted_groups(native)
+    return groups
+
+
+def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> TrainingState:
+    """The training state of a run in an emitted optimizer: the rule's own, no framework's."""
+    places = converter(native.framework, "emit").emitted_paths
+    slots: dict[str, dict[str, np.ndarray]] = {}
+    steps: dict[str, int] = {}
+    for group in groups:
+        for key in group.params or ():
+            have = native.slots.get(key, {})
+            fitting = [p for p in (places(group.rule, m) for m in (False, True)) if set(have) <= set(p)]
+            if not fitting:
+                raise CheckpointError(
+                    f"{where}: parameter {key!r}: expected the slots {', '.join(group.rule.slot_names)}, "
+                    f"found {', '.join(have)}; the file is damaged"
+                )
+            slots[key] = {fitting[0][p]: a for p, a in have.items() if fitting[0][p] != "step"}
+            steps[key] = native.steps.get(key) or 0
+    return TrainingState(
+        Spec(tuple(groups)),
+        {},
+        {k: v for k, v in slots.items() if v},
+        steps,
+        provenance=(f"read from {native.format} of an emitted optimizer",),
+        # Which class wrote it does not matter: the rule is in the file.
+        warnings=tuple(w for w in native.warnings if "which optimizer" not in w),
     )
 
 

@@ -3,6 +3,7 @@ API; equals the uninterrupted run in A within the verdict."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,3 +206,48 @@ def _within_verdict(port: Port, report: Any, weights: Any, got: Any) -> None:
             bound = rounding + (FLOAT32_SCALARS + (report.bound or 0.0)) * travelled[name]
             error = relative_error(value, want)
             assert error <= bound, f"update {BEFORE + t + 1}, {name}: {error:.3g}, bound {bound:.3g}"
+
+
+@pytest.mark.parametrize("framework", ["torch", "mxnet"])
+def test_a_run_in_an_emitted_optimizer_comes_back(
+    framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch → emitted optimizer, with groups → its own framework's loading → back to torch, bit for bit."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    require_backend(framework)
+    p = problem("float32", 3)
+    tensors = {n: torch.nn.Parameter(torch.from_numpy(v.copy())) for n, v in p.params.items()}
+    groups = [{"params": [tensors["w"]]}, {"params": [tensors["b"]], "weight_decay": 0.0, "lr": 0.02}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, eps=1e-3)
+    for g in p.grads:
+        for n, v in tensors.items():
+            v.grad = torch.from_numpy(g[n].copy())
+        optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "run.pt")
+    torch.save({n: v.detach() for n, v in tensors.items()}, tmp_path / "model.pt")
+    suffix = {"torch": ".pt", "mxnet": ".states"}[framework]
+    file, module = tmp_path / f"emitted{suffix}", tmp_path / f"come_back_{framework}.py"
+    convert(str(tmp_path / "run.pt"), str(file), model=str(tmp_path / "model.pt"), emit_optimizer=str(module))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = importlib.import_module(module.stem)
+    kind = next(v for k, v in vars(made).items() if k.startswith("Optexport"))
+    if framework == "torch":
+        again = kind(made.param_groups(tensors.items()))
+        again.load_state_dict(torch.load(file, weights_only=True))
+        torch.save(again.state_dict(), file)
+    else:
+        from optexport.converters.mxnet._import import import_mxnet
+
+        updater = import_mxnet().optimizer.get_updater(kind())
+        updater.set_states(file.read_bytes())
+        file.write_bytes(updater.get_states(dump_optimizer=True))
+
+    back = convert(str(file), str(tmp_path / "back.pt"), names=["w", "b"], optimizers=("torch:AdamW",))
+
+    assert back.verdict == "exact"
+    state = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert [g["weight_decay"] for g in state["param_groups"]] == [0.01, 0.0]
+    assert [g["lr"] for g in state["param_groups"]] == [0.01, 0.02]
+    for i, own in optimizer.state_dict()["state"].items():
+        for slot, value in own.items():
+            assert torch.equal(state["state"][i][slot], value), (i, slot)
