@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..convert import Conversion, convert
-from ..dialects import converter
-from ..errors import OptexportError, VerdictError
+from ..errors import VerdictError
 from ..parity.bounds import LAMBDA, rounding_bound, unit_roundoff
 from ..parity.compare import relative_error
 from ..state import TrainingState, load
@@ -29,6 +28,7 @@ from ..state.store import read_native
 from ..translation import Explanation, explain
 from . import make_data
 from .network import OPERATIONS, loss_and_gradients
+from .session import GraphSession, runtime_version
 
 __all__ = ["CHECKPOINT", "Check", "Continued", "Result", "Run", "ToMXNet", "tolerance", "work"]
 
@@ -148,7 +148,7 @@ def work(
         OptexportError: onnxruntime is not installed.
     """
     start = time.perf_counter()
-    session = _update_session()
+    runtime = runtime_version()
     show = show or (lambda stage, found: None)
     result = Result(folder=keep)
     with tempfile.TemporaryDirectory(prefix="optexport-demo-", ignore_cleanup_errors=True) as temporary:
@@ -156,7 +156,7 @@ def work(
         folder.mkdir(parents=True, exist_ok=True)
         source = folder / CHECKPOINT.name
         shutil.copyfile(checkpoint, source)
-        checks = _stages(source, folder, session, result, show)
+        checks = _stages(source, folder, runtime, result, show)
     result.checks = [{**vars(c), "passed": c.passed} for c in checks]
     result.passed = all(c.passed for c in checks)
     result.seconds = round(time.perf_counter() - start, 3)
@@ -164,19 +164,7 @@ def work(
     return result
 
 
-def _update_session() -> Any:
-    try:
-        import onnxruntime  # noqa: F401
-    except ModuleNotFoundError as e:
-        if e.name != "onnxruntime":
-            raise
-        raise OptexportError(
-            "demo: expected onnxruntime, found none installed; pip install optexport[demo]"
-        ) from None
-    return converter("onnx", "run").UpdateSession
-
-
-def _stages(source: Path, folder: Path, session: Any, result: Result, show: Show) -> list[Check]:
+def _stages(source: Path, folder: Path, runtime: str, result: Result, show: Show) -> list[Check]:
     result.inspected = inspect(str(source))
     show("inspect", result.inspected)
 
@@ -190,7 +178,7 @@ def _stages(source: Path, folder: Path, session: Any, result: Result, show: Show
     state = load(folder / BUNDLE)
     moved = diff(load(source), state).slots
 
-    result.continued = _continue(state, lambda: session(folder / GRAPH, threads=1))
+    result.continued = _continue(state, folder / GRAPH, f"onnxruntime {runtime}")
     show("continue", result.continued)
 
     result.mxnet = _to_mxnet(source, folder, state)
@@ -204,7 +192,7 @@ def _stages(source: Path, folder: Path, session: Any, result: Result, show: Show
     ]
 
 
-def _continue(state: TrainingState, new_session: Callable[[], Any]) -> Continued:
+def _continue(state: TrainingState, graph: Path, runtime: str) -> Continued:
     """Fifty updates from the converted state, and from what two usual shortcuts make of it."""
     with np.load(CONTINUATION) as file:
         recorded = {name: file[name] for name in file.files}
@@ -217,21 +205,14 @@ def _continue(state: TrainingState, new_session: Callable[[], Any]) -> Continued
     ]
     runs = []
     for name, moments, count in starts:
-        running = new_session()
-        running.load(state.params, moments, count)
+        running = GraphSession(graph, state.params, moments, count)
         runs.append(_run(name, running, state.spec.lrs[0], recorded))
     limit = tolerance(state, len(recorded["batches"]))
-    return Continued(_runtime(), limit, float(recorded["loss"].mean()), runs)
+    return Continued(runtime, limit, float(recorded["loss"].mean()), runs)
 
 
-def _runtime() -> str:
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}"
-
-
-def _run(name: str, running: Any, lr: float, recorded: Mapping[str, np.ndarray]) -> Run:
-    """Train on the recorded batches; ``running`` holds parameters and slots and updates them."""
+def _run(name: str, running: GraphSession, lr: float, recorded: Mapping[str, np.ndarray]) -> Run:
+    """Train on the recorded batches, gradients by NumPy, updates by the graph."""
     losses: list[float] = []
     errors: dict[str, dict[str, float]] = {}
     at = {int(n): i for i, n in enumerate(recorded["recorded_at"])}

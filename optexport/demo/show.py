@@ -44,8 +44,8 @@ def _line(text: Any, style: str = "") -> None:
 
 def _inspect(found: Inspection) -> None:
     console().print(
-        f"A PyTorch run on handwritten digits stopped after {found.step} updates of AdamW. Here it goes on without "
-        "PyTorch, beside a record of what PyTorch did when it was not stopped."
+        f"A PyTorch run on handwritten digits stopped after {found.step} updates of AdamW. Here it goes on "
+        "without PyTorch, beside a record of what PyTorch did when it was not stopped."
     )
     _head(1, "What the checkpoint holds")
     _command(f"inspect {_CHECKPOINT}")
