@@ -31,22 +31,23 @@ VALUES = {
 }
 
 
-def every_option(family: str, shared: bool = True) -> Iterator[dict[str, OptionValue]]:
+def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator[dict[str, OptionValue]]:
     """All combinations of a family's options.
 
-    shared: whether those that every family has (clipping and the like) vary too.
+    shared, own: whether those that every family has (clipping and the like) vary, and the others.
     """
     rows = families()[family].options
     common = set.intersection(*(set(f.options) for f in families().values())) - {"decay"}
     choices = [
-        list(o.choices) if shared or name not in common else list(o.choices)[:1] for name, o in rows.items()
+        list(o.choices) if (shared if name in common else own) else list(o.choices)[:1]
+        for name, o in rows.items()
     ]
     for values in itertools.product(*choices):
         yield dict(zip(rows, values, strict=True))
 
 
-def every_rule(family: str, shared: bool = True) -> Iterator[Rule]:
-    for options in every_option(family, shared):
+def every_rule(family: str, shared: bool = True, own: bool = True) -> Iterator[Rule]:
+    for options in every_option(family, shared, own):
         yield families()[family].rule(**options)
 
 

@@ -20,7 +20,7 @@ from .ops import OPS
 from .program import Input, Node, Program
 from .types import FLOAT32, Type
 
-__all__ = ["digest", "fold"]
+__all__ = ["digest", "fold", "sweep"]
 
 _FOLD: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
@@ -48,9 +48,10 @@ _TRUTH: dict[str, Callable[[float, float], bool]] = {
 def fold(program: Program, known: Mapping[str, float] | None = None) -> Program:
     """``program`` with the hyperparameters in ``known`` replaced by constants, then simplified.
 
-    Constants are combined (one of tensor type stands for the parameter's shape filled with it), ``x·1``, ``x·0``, ``x+0``, ``where`` of a constant condition and nodes
-    that no output needs are removed. Slots that can no longer reach the parameter stay as outputs:
-    dropping state is a translation's decision, not the folder's.
+    Constants are combined (one of tensor type fills the parameter's shape), ``x·1``, ``x·0``,
+    ``x+0``, ``where`` of a constant condition and nodes that no output needs are removed. Slots
+    that can no longer reach the parameter stay as outputs: dropping state is a translation's
+    decision, not the folder's.
     """
     known = known or {}
     nodes: list[Node] = []
@@ -71,7 +72,7 @@ def fold(program: Program, known: Mapping[str, float] | None = None) -> Program:
             continue
         node = replace(node, args=tuple(new[a] for a in node.args))
         new[i] = _simplify(node, nodes, put)
-    return _sweep(Program(tuple(nodes), {o: new[i] for o, i in program.outputs.items()}))
+    return sweep(Program(tuple(nodes), {o: new[i] for o, i in program.outputs.items()}))
 
 
 def _simplify(node: Node, nodes: list[Node], put: Callable[[Node], int]) -> int:
@@ -91,7 +92,7 @@ def _simplify(node: Node, nodes: list[Node], put: Callable[[Node], int]) -> int:
             if node.op in _TRUTH:
                 return const(float(_TRUTH[node.op](*consts)))  # type: ignore[arg-type]
             if node.op in _FOLD:
-                value = _FOLD[node.op](*[np.float64(c) for c in consts])
+                value = _FOLD[node.op](*[np.float64(c) for c in consts])  # type: ignore[arg-type]
                 if math.isfinite(value):
                     return const(value)
     if node.op in ("add", "mul", "sub", "div") and any(c is not None for c in consts):
@@ -121,7 +122,7 @@ def _identity(node: Node, args: list[Node], consts: list[float | str | Input | N
     return None
 
 
-def _sweep(program: Program) -> Program:
+def sweep(program: Program) -> Program:
     """Without the nodes that no output needs."""
     live = sorted(program.used())
     new = {old: i for i, old in enumerate(live)}
@@ -193,7 +194,8 @@ class _Form:
         if self.number is not None and power == 1:
             return other.scaled(self.number)
         if self.number is not None:
-            coef, mono = self.number, {}
+            coef = self.number
+            mono: dict[str, float] = {}
         else:
             coef, mono = self.factors()
         coef2, mono2 = other.factors()
