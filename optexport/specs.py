@@ -114,7 +114,7 @@ class Spec:
             return None
         if isinstance(lr, Real):
             return float(lr)
-        values = list(lr)
+        values = list(lr)  # type: ignore[arg-type]
         if len(values) != len(self.groups):
             raise HyperparameterError(
                 f"lr: expected one value or {len(self.groups)} (one a group), found {len(values)}"

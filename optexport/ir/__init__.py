@@ -7,7 +7,7 @@ emitters how a program may be scheduled.
 """
 
 from .analysis import Reach, dead_slots, reach
-from .canonical import digest, fold
+from .canonical import digest, fold, sweep
 from .check import check
 from .printer import equations
 from .program import Input, Node, Program
@@ -58,6 +58,7 @@ __all__ = [
     "reach",
     "sign",
     "sqrt",
+    "sweep",
     "total",
     "where",
 ]

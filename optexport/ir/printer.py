@@ -112,7 +112,8 @@ def _text(program: Program, i: int, names: dict[int, str], top: bool = False, bi
         parts = [_text(program, a, names) for a in node.args]
     else:
         parts = [
-            _text(program, a, names, binding=_operand_binding(program, node, k)) for k, a in enumerate(node.args)
+            _text(program, a, names, binding=_operand_binding(program, node, k))
+            for k, a in enumerate(node.args)
         ]
     text = op.text.format(*parts, attr=node.attr)
     return f"({text})" if binding > op.binding else text

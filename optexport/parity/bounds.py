@@ -27,7 +27,7 @@ def unit_roundoff(dtype: Any) -> float:
     """u of a floating-point dtype, bfloat16 and float16 included."""
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(np.dtype(dtype)).eps) / 2
+    return float(ml_dtypes.finfo(np.dtype(dtype)).eps) / 2  # type: ignore[no-untyped-call]
 
 
 def rounding_bound(program: Program, updates: int, dtype: Any, amplification: float = 1.0) -> float:

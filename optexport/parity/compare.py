@@ -83,7 +83,7 @@ def compare_runs(
         for name in state.names:
             program = state.spec.group(name).rule.program
             bound = floor + rounding_bound(program, update, dtype, amplification)
-            pairs = [("param", params[name], state.params[name])]
+            pairs: list[tuple[str, Any, Any]] = [("param", params[name], state.params[name])]
             roles = names or {s: s for s in state.slots[name]}
             pairs += [
                 (n, slots[name].get(n), state.slots[name][r])

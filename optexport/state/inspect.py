@@ -15,8 +15,9 @@ from ..rules import name_of
 from . import bundle
 from .bundle import tensor_bytes
 from .lift import lift, native_roles
+from .names import read_names
 from .native import NativeState
-from .store import BUNDLE, _named, detect, read_model, read_names, read_native
+from .store import BUNDLE, _named, detect, read_model, read_native
 from .training import TrainingState
 
 __all__ = ["Inspection", "TensorInfo", "inspect"]

@@ -55,11 +55,11 @@ class TrainingState:
             return tuple(array.shape)
         return self.shapes.get(name)
 
-    def state_dtype(self, name: str) -> np.dtype:
+    def state_dtype(self, name: str) -> np.dtype[Any]:
         """dtype of a parameter's state: that of its slots, else of its value, else float32."""
         for slot, array in self.slots.get(name, {}).items():
             if slot != MASTER:
-                return array.dtype
+                return np.dtype(array.dtype)
         return self.params[name].dtype if name in self.params else np.dtype(np.float32)
 
     def full_slots(self, name: str) -> dict[str, np.ndarray]:

@@ -101,7 +101,7 @@ def _route(group: Group, to: str, step: int | None) -> Path | None:
     family, goals = _target(group, to)
     if family != group.rule.family:
         return None
-    return find_path(Situation(group.rule.options, group.values(), step), family, goals)
+    return find_path(Situation(family, group.rule.options, group.values(), step), family, goals)
 
 
 def _target(group: Group, to: str) -> tuple[str, list[Goal]]:

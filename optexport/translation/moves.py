@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Program, Tracer, Value
+from ..ir import Program, Tracer, Value, sweep
 from ..reference import run
 from ..rules import families
 from ..rules.base import OptionValue
@@ -37,10 +37,11 @@ Maps = Mapping[str, "Value | float"]
 class Situation:
     """What is known where a move is considered.
 
-    values: hyperparameters, the learning rate being that of the next step (multiplied out).
+    family: the rule family. values: hyperparameters, the learning rate being that of the next step (multiplied out).
     step: smallest number of completed updates over the parameters, None where no state is at hand.
     """
 
+    family: str
     options: Options
     values: Mapping[str, float]
     step: int | None = None
@@ -102,7 +103,7 @@ class Move:
         if part.outputs:
             # Hyperparameter maps read hyperparameters alone; tensors stand in as empty.
             new |= {k[6:]: v for k, v in _evaluate(part, at.values, 0, {}, np.empty(0)).items()}
-        rule = families()[self.family if self.family != "*" else _family(at)].rule(**self.options(at.options))
+        rule = families()[at.family].rule(**self.options(at.options))
         return {
             h.name: new.get(h.name, h.default if h.neutral is None else h.neutral)
             for h in rule.hyperparameters
@@ -152,35 +153,15 @@ class Move:
         )
 
 
-def _family(at: Situation) -> str:
-    """The family whose options these are; every family has a set of its own."""
-    for fam in families().values():
-        if set(fam.options) == set(at.options):
-            return fam.name
-    raise KeyError(tuple(at.options))
-
-
 def _evaluate(
     program: Program, values: Mapping[str, float], step: int, slots: Mapping[str, Any], param: Any
 ) -> dict[str, Any]:
     inputs: dict[str, Any] = {"param": param, "step": step}
     inputs |= {f"hyper:{k}": v for k, v in values.items()}
     inputs |= {f"slot:{k}": v for k, v in slots.items()}
-    needed = {
-        n.attr.key for i in program.used() if hasattr(n := program.nodes[i], "attr") and n.op == "input"
-    }  # type: ignore[union-attr]
-    keep = program.used()
-    index = {old: new for new, old in enumerate(sorted(keep))}
-    from dataclasses import replace
-
-    trimmed = Program(
-        tuple(
-            replace(program.nodes[i], args=tuple(index[a] for a in program.nodes[i].args))
-            for i in sorted(keep)
-        ),
-        {o: index[i] for o, i in program.outputs.items()},
-    )
-    return run(trimmed, {k: v for k, v in inputs.items() if k in needed}, np.float64)
+    program = sweep(program)
+    needed = {i.key for i in program.inputs()}
+    return run(program, {k: v for k, v in inputs.items() if k in needed}, np.float64)
 
 
 _MOVES: list[Move] = []

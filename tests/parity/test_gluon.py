@@ -12,6 +12,9 @@ import pytest
 from optexport.convert import convert
 from tests.parity.backends import require_backend
 
+# Two ports of one rule in one process register one name twice; MXNet warns, and the later one counts.
+pytestmark = pytest.mark.filterwarnings("ignore:WARNING. New optimizer:UserWarning")
+
 ORDER = ("0.weight", "0.bias", "2.weight", "2.bias")
 STEPS = 20
 

@@ -17,6 +17,9 @@ from optexport.parity import problem, relative_error
 from optexport.parity.bounds import unit_roundoff
 from tests.parity.backends import require_backend
 
+# Two ports of one rule in one process register one name twice; MXNet warns, and the later one counts.
+pytestmark = pytest.mark.filterwarnings("ignore:WARNING. New optimizer:UserWarning")
+
 BEFORE, AFTER = 10, 15
 # 0.999 in float32 makes 1 − β a 1.3e-5th larger: what a kernel with float32 scalars changes of an update.
 FLOAT32_SCALARS = 1.3e-5

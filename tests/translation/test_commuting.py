@@ -59,7 +59,7 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
     values["lr"] = draw(st.floats(0.01, 0.3))
     if "lr_decay" in values:
         values["lr_decay"] = min(values["lr_decay"], 0.5)
-    return Situation(options, values, draw(st.integers(1, 50)))
+    return Situation(family, options, values, draw(st.integers(1, 50)))
 
 
 def _state(
@@ -123,7 +123,7 @@ def test_square(family: str, move: Move, data: st.DataObject) -> None:
     # update, then translate
     right = _update(family, at.options, at.values, step, w, slots, g)
     new_w = right.pop("param")
-    after = Situation(at.options, at.values, step + 1)
+    after = Situation(family, at.options, at.values, step + 1)
     after_slots, after_step = move.state(after, step + 1, right, new_w, SHAPE, np.float64)
 
     if move.level == "lossy":
