@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .output import console, hyperparameters, json_option, plain, print_json, table
+
+if TYPE_CHECKING:
+    from ..state.inspect import TensorInfo
 
 __all__ = ["command"]
 
@@ -43,15 +48,25 @@ def command(
             )
         )
     rows = [
-        [t.param, t.slot or "no state", t.role or "", "" if t.shape is None else "×".join(map(str, t.shape)) or "scalar",
-         t.dtype or "", t.bytes,
-         "" if t.norm is None else f"{t.norm:.6g}", "" if t.nan is None else t.nan, "" if t.inf is None else t.inf]
+        [
+            t.param,
+            _slot(t),
+            "" if t.shape is None else "×".join(map(str, t.shape)) or "scalar",
+            t.dtype or "",
+            "" if t.norm is None else f"{t.norm:.6g}",
+            "" if t.nan is None else f"{t.nan}/{t.inf}",
+        ]
         for t in (*found.tensors, *found.weights)
-    ]  # fmt: skip
-    table(
-        ["parameter", "slot", "role", "shape", "dtype", "bytes", "norm", "NaN", "Inf"],
-        rows,
-        right=(5, 6, 7, 8),
-    )
+    ]
+    table(["parameter", "slot", "shape", "dtype", "norm", "NaN/Inf"], rows, right=(4, 5))
+    size = sum(t.bytes for t in (*found.tensors, *found.weights))
+    out.print(plain(f"  {len(found.tensors)} state tensors, {len(found.weights)} weights, {size} bytes"))
     for w in found.warnings:
         out.print(plain("warning", "yellow"), plain(w))
+
+
+def _slot(t: TensorInfo) -> str:
+    """The framework's name, and the rule's where that is another."""
+    if t.slot is None:
+        return "no state"
+    return t.slot if t.role in (None, t.slot) else f"{t.slot} ({t.role})"

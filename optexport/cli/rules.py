@@ -59,13 +59,12 @@ def command(as_json: bool) -> None:
     frameworks = list(rows[0]["frameworks"])
     cells = []
     for row in rows:
-        line: list[Any] = [row["rule"], ", ".join(row["slots"]) or "–"]
+        line: list[Any] = [row["rule"]]
         for f in frameworks:
             cell = row["frameworks"][f]
+            known = cell["optimizer"] is not None
             line.append(
-                Text.assemble(f"{cell['optimizer']} ", verdict_text(cell["verdict"]))
-                if cell["optimizer"]
-                else Text("–")
+                Text.assemble(f"{cell['optimizer']}\n", verdict_text(cell["verdict"])) if known else Text("–")
             )
         cells.append(line)
-    table(["rule", "slots", *frameworks], cells)
+    table(["rule", *frameworks], cells)
