@@ -3,7 +3,8 @@
 Numbers are from ``benchmarks/update_step.py``. A chain of operators runs fastest on about a quarter
 of a million elements: enough for the runtime to use its threads, and the intermediates stay in the
 processor's cache. So big tensors are cut into such blocks (a Scan), and small ones, where a node
-costs more than its arithmetic, are joined.
+costs more than its arithmetic, are joined. Rows of a flat buffer are half as long: a session gives
+each of its threads rows of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BLOCK = 1 << 18  # elements that an update works on at a time
 SCAN_FROM = 1 << 20  # a parameter with fewer elements is not cut
 SMALL = 1 << 14  # a parameter with more elements is not joined with others
 BUCKET = 1 << 18  # elements of a bucket at most
+ROW = 1 << 17  # elements of a flat buffer's row at most, or nearly
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,10 @@ def segments(shapes: Iterable[tuple[str, Shape]]) -> list[Segment]:
 
 
 def flat_shape(elements: int) -> tuple[int, int]:
-    """(rows, row length) of a flat buffer that holds ``elements``: rows are near `BLOCK`.
+    """(rows, row length) of a flat buffer that holds ``elements``.
 
-    A row's length is a multiple of 16, so up to 16 elements a row are padding at the buffer's end.
+    Eight rows at least where that leaves a row some work. A row's length is a multiple of 16, so
+    there are up to 16 elements a row of padding, at the buffer's end.
     """
-    rows = max(1, round(elements / BLOCK))
+    rows = max(1, -(-elements // ROW), min(8, elements // (ROW // 16)))
     return rows, max(16, -(-elements // (16 * rows)) * 16)

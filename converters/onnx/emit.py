@@ -55,7 +55,8 @@ def emit(
         others are constants of the graph. ``lr_mult`` multiplies inside.
     layout: ``flat`` takes, for each group, ``flat.<g>``, ``flat.<g>.grad`` and ``flat.<g>.<slot>``: all
         its parameters in one buffer of shape (rows, row length), C order, padded at the end; the
-        table of what lies where is ``metadata_props["optexport.flat"]``.
+        table of what lies where is ``metadata_props["optexport.flat"]``. Where the rule is
+        elementwise the number of rows is free: a part of the rows may be updated alone.
 
     Raises:
         HyperparameterError: no shapes, an unknown dtype or layout, a runtime name that no rule has.
@@ -128,7 +129,7 @@ class _Graph:
         self.initializers.setdefault(name, numpy_helper.from_array(np.array(value, np.float64), name))
         return name
 
-    def tensor(self, name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+    def tensor(self, name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, self.dtype, list(shape))
 
 
@@ -262,7 +263,9 @@ def _value(stem: str, key: str) -> str:
     return stem if key == "param" else f"{stem}.{key}"
 
 
-def _declare(graph: _Graph, stem: str, shape: Sequence[int], made: Functions, slots: Sequence[str]) -> None:
+def _declare(
+    graph: _Graph, stem: str, shape: Sequence[int | str], made: Functions, slots: Sequence[str]
+) -> None:
     """Graph inputs and outputs of one parameter or flat buffer."""
     for key in ("param", "grad", *slots):
         graph.inputs.append(graph.tensor(_value(stem, key), shape))
@@ -351,7 +354,7 @@ def _emit_flat(
     table = _layout.segments(lane.shapes.items())
     used = sum(_layout.size(s) for s in lane.shapes.values())
     rows, row = _layout.flat_shape(used)
-    _declare(graph, stem, (rows, row), made, lane.slots)
+    _declare(graph, stem, (f"{stem}.rows" if elementwise else rows, row), made, lane.slots)
     graph.flat.append(
         {
             "name": stem,
@@ -361,10 +364,8 @@ def _emit_flat(
             "segments": [{"name": s.name, "offset": s.offset, "shape": list(s.shape)} for s in table],
         }
     )
-    if elementwise and rows > 1:
+    if elementwise:
         _scan(graph, stem, f"optexport/{stem}", row, made, scalars)
-    elif elementwise:
-        _call(graph.nodes, stem, made, scalars)
     else:
         _emit_cut(graph, stem, table, (rows, row), made, scalars)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,17 @@ from optexport.errors import CheckpointError, HyperparameterError, UnknownNameEr
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
+from ._graph import (
+    View,
+    check_graph,
+    find_tensors,
+    flat_shapes,
+    free_rows,
+    numpy_type,
+    read_model,
+    shape_of,
+    without_output_views,
+)
 from ._native import native_snapshots
 from .emit import emit
 
@@ -30,20 +41,12 @@ Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
 _DEVICES = {"CUDAExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 
 
-@dataclass(frozen=True)
-class _View:
-    """Where a named tensor lies: ``buffer`` from element ``offset`` on, with ``shape``."""
-
-    buffer: str
-    offset: int
-    shape: tuple[int, ...]
-
-
 class UpdateSession:
     """An update graph with its state: load, then step.
 
     model: the graph that `emit` made, or its path. providers: execution providers by name, in order of
-        preference. threads: of the CPU provider, 0 for all cores.
+        preference. threads: of the CPU provider, 0 for all cores; in the flat layout each has rows of
+        its own.
     in_place: update parameters and slots where they lie (bit for bit the same numbers); with False,
         and for outputs that the graph says must be copied, into second buffers.
     flush_denormals: treat denormal numbers as zero. A second moment that underflows slows a step
@@ -64,29 +67,31 @@ class UpdateSession:
         in_place: bool = True,
         flush_denormals: bool = False,
     ) -> None:
-        proto, where = _model(model)
+        proto, where = read_model(model)
         meta = {p.key: p.value for p in proto.metadata_props}
         missing = [p for p in providers if p not in ort.get_available_providers()]
         if missing:
             raise UnknownNameError(
                 f"provider {missing[0]!r}: expected one of {', '.join(ort.get_available_providers())}"
             )
-        _check_graph(proto, meta, where)
+        check_graph(proto, meta, where)
         self._device = _DEVICES.get(providers[0], "cpu")
         if any(i.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16 for i in proto.graph.input):
             raise HyperparameterError(
                 f"{where}: expected float32, float64 or float16 tensors, found bfloat16, which NumPy cannot hand over"
             )
-        self._shapes = {i.name: _shape(i) for i in proto.graph.input}
-        self._types = {i.name: _numpy_type(i) for i in proto.graph.input}
-        self._names, self._views = _names(proto, meta)
-        self._scalars = {
-            n: np.zeros((), t) for n, t in self._types.items() if n != "step" and n in self._names["scalars"]
-        }
+        self._names, self._views = find_tensors(proto, meta)
+        inputs = {i.name: i for i in proto.graph.input}
+        self._shapes = {n: shape_of(i) for n, i in inputs.items()} | flat_shapes(meta)
+        self._types = {n: numpy_type(i) for n, i in inputs.items()}
+        self._scalars = {n: np.zeros((), self._types[n]) for n in self._names["scalars"]}
         self._rates_set = False
-        proto, self._direct = _without_output_views(proto)
+        self._lanes = free_rows(proto) if self._device == "cpu" and not flush_denormals else {}
+        workers = (threads or _cores()) if self._lanes else 1
+        proto, self._direct = without_output_views(proto)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        # Threads that have rows of their own do better than threads that share every operator.
+        options.intra_op_num_threads = 1 if self._lanes else threads
         options.log_severity_level = 3
         # Elementwise chains have nothing to fuse; the optimizer only takes time to find that out.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -98,38 +103,75 @@ class UpdateSession:
         copied = set(json.loads(meta.get("optexport.copied", "null")) or ())
         known = "optexport.copied" in meta
         self._aliased = {s: in_place and known and f"{s}.new" not in copied for s in self._names["state"]}
-        self._step = np.zeros((), np.int64)
-        self._allocate()
+        self._allocate(workers)
 
-    def _allocate(self) -> None:
-        """Buffers of inputs and outputs, all zero, and what binds them."""
-        self._front: dict[str, Any] = {}
-        self._back: dict[str, Any] = {}
-        for name in (*self._names["state"], *self._names["grads"]):
-            self._front[name] = self._buffer(name)
-        for name in self._names["state"]:
-            self._back[name] = self._front[name] if self._aliased[name] else self._buffer(name)
-        self._held = [ort.OrtValue.ortvalue_from_numpy(a) for a in (self._step, *self._scalars.values())]
-        self._next = np.zeros((), np.int64)
-        self._binding = self._session.io_binding()
-        for name, value in zip(("step", *self._scalars), self._held, strict=True):
-            self._binding.bind_ortvalue_input(name, value)
-        self._binding.bind_output("step.new", "cpu", 0, np.int64, [], self._next.ctypes.data)
-        for name in self._front:
-            self._binding.bind_ortvalue_input(name, self._front[name])
-        for name in self._names["state"]:
-            self._bind_output(name)
+    def _allocate(self, workers: int) -> None:
+        """Buffers of inputs and outputs, all zero, and what binds them: one binding a worker."""
+        self._step, self._next = np.zeros((), np.int64), np.zeros((), np.int64)
+        self._front = {n: self._buffer(n) for n in (*self._names["state"], *self._names["grads"])}
+        self._back = {
+            n: self._front[n] if self._aliased[n] else self._buffer(n) for n in self._names["state"]
+        }
+        held = {
+            n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in (("step", self._step), *self._scalars.items())
+        }
+        self._held: list[Any] = [held]
+        self._spare: dict[tuple[int, str], np.ndarray] = {}
+        self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
+        self._bindings = [self._session.io_binding() for _ in range(workers)]
+        for worker, binding in enumerate(self._bindings):
+            for name, value in held.items():
+                binding.bind_ortvalue_input(name, value)
+            after = self._next if worker == 0 else np.zeros((), np.int64)
+            self._held.append(after)
+            binding.bind_output("step.new", "cpu", 0, np.int64, [], after.ctypes.data)
+            for name in self._front:
+                self._bind(worker, name)
 
     def _buffer(self, name: str) -> Any:
         array = np.zeros(self._shapes[name], self._types[name])
         return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
-    def _bind_output(self, name: str) -> None:
-        # The output may be the same memory under another shape: rows of a parameter.
-        graph_name, shape = self._direct.get(f"{name}.new", (f"{name}.new", self._shapes[name]))
-        self._binding.bind_output(
-            graph_name, self._device, 0, self._types[name], list(shape), self._back[name].data_ptr()
+    def _bind(self, worker: int, name: str) -> None:
+        """Give a worker its rows of a tensor, before and after the update."""
+        binding, shape, kind = self._bindings[worker], self._shapes[name], self._types[name]
+        front, back = self._front[name].data_ptr(), self._back[name].data_ptr() if name in self._back else 0
+        if name not in self._lanes:
+            binding.bind_ortvalue_input(name, self._front[name])
+        else:
+            # Lanes start with different workers, so that small ones do not all fall to the first.
+            place, of = (worker + self._lanes[name]) % len(self._bindings), len(self._bindings)
+            first, last = shape[0] * place // of, shape[0] * (place + 1) // of
+            offset = first * shape[1] * np.dtype(kind).itemsize
+            front, back, shape = front + offset, back + offset, (last - first, shape[1])
+            if first == last:  # no row for this worker: it gets one that nobody reads, for a Scan needs one
+                shape = (1, shape[1])
+                spare = self._spare.setdefault((worker, name), np.zeros((2, *shape), kind))
+                front, back = spare[0].ctypes.data, spare[1].ctypes.data
+            binding.bind_input(name, self._device, 0, kind, list(shape), front)
+        if name in self._back:
+            # The output may be the same memory under another shape: rows of a parameter.
+            graph_name, shape = self._direct.get(f"{name}.new", (f"{name}.new", shape))
+            binding.bind_output(graph_name, self._device, 0, kind, list(shape), back)
+
+    def _run(self) -> None:
+        rest = (
+            [self._pool.submit(self._session.run_with_iobinding, b) for b in self._bindings[1:]]
+            if self._pool
+            else []
         )
+        try:
+            self._session.run_with_iobinding(self._bindings[0])
+        finally:
+            wait(rest)
+        for future in rest:
+            future.result()
+        self._step[...] = self._next
+        for name, aliased in self._aliased.items():
+            if not aliased:
+                self._front[name], self._back[name] = self._back[name], self._front[name]
+                for worker in range(len(self._bindings)):
+                    self._bind(worker, name)
 
     @property
     def step_count(self) -> int:
@@ -206,13 +248,7 @@ class UpdateSession:
             unknown = [n for n in grads if (n, "grad") not in self._views]
             if unknown:
                 raise UnknownNameError(f"gradient for {unknown[0]!r}: the graph has no such parameter")
-        self._session.run_with_iobinding(self._binding)
-        self._step[...] = self._next
-        for name, aliased in self._aliased.items():
-            if not aliased:
-                self._front[name], self._back[name] = self._back[name], self._front[name]
-                self._binding.bind_ortvalue_input(name, self._front[name])
-                self._bind_output(name)
+        self._run()
 
     def _set_scalars(self, lr: float | Sequence[float] | None, hyper: Mapping[str, float]) -> None:
         values = dict(hyper)
@@ -241,11 +277,11 @@ class UpdateSession:
     def _inputs(self) -> list[str]:
         return [n if key == "param" else f"{n}.{key}" for n, key in self._views if key != "grad"]
 
-    def _read(self, view: _View) -> np.ndarray:
+    def _read(self, view: View) -> np.ndarray:
         flat: np.ndarray = self._front[view.buffer].numpy().reshape(-1)
         return flat[view.offset : view.offset + int(np.prod(view.shape))].reshape(view.shape)
 
-    def _write(self, view: _View, value: Any, where: str) -> None:
+    def _write(self, view: View, value: Any, where: str) -> None:
         array = np.asarray(value)
         if (array.ndim and array.shape != view.shape) or (
             array.ndim == 0 and where.endswith(".grad") and view.shape
@@ -258,6 +294,12 @@ class UpdateSession:
         end = view.offset + int(np.prod(view.shape))
         whole.reshape(-1)[view.offset : end] = np.broadcast_to(array, view.shape).reshape(-1)
         self._front[view.buffer].update_inplace(whole)
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def snapshots(
@@ -301,94 +343,3 @@ def snapshots(
             {n: v.copy() for n, v in session.params.items()},
             {n: {s: v.copy() for s, v in held.items()} for n, held in session.slots.items()},
         )
-
-
-def _model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
-    if isinstance(model, onnx.ModelProto):
-        return model, "model"
-    path = os.fspath(model)
-    try:
-        return onnx.load(path), path
-    except OSError as e:
-        raise CheckpointError(f"{path}: expected an ONNX file, found {e.strerror or e}") from None
-    except Exception:
-        raise CheckpointError(f"{path}: expected an ONNX file, found something else") from None
-
-
-def _check_graph(proto: onnx.ModelProto, meta: Mapping[str, str], where: str) -> None:
-    names = {i.name for i in proto.graph.input}
-    if "step" not in names or "optexport.spec" not in meta:
-        raise CheckpointError(
-            f"{where}: expected an update graph that optexport emitted, found another graph"
-        )
-
-
-def _shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
-
-
-def _numpy_type(info: onnx.ValueInfoProto) -> Any:
-    return onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-
-
-def _names(
-    proto: onnx.ModelProto, meta: Mapping[str, str]
-) -> tuple[dict[str, list[str]], dict[tuple[str, str], _View]]:
-    """Graph inputs by kind, and where each (parameter, ``param`` | ``grad`` | slot) lies."""
-    shapes = {i.name: _shape(i) for i in proto.graph.input}
-    state = [o.name[: -len(".new")] for o in proto.graph.output if o.name != "step.new"]
-    views: dict[tuple[str, str], _View] = {}
-    flat = json.loads(meta["optexport.flat"])["buffers"] if "optexport.flat" in meta else None
-    if flat is not None:
-        for buffer in flat:
-            for s in buffer["segments"]:
-                for key in ("param", "grad", *buffer["slots"]):
-                    name = buffer["name"] if key == "param" else f"{buffer['name']}.{key}"
-                    views[s["name"], key] = _View(name, s["offset"], tuple(s["shape"]))
-    else:
-        params = {n: None for n in state if f"{n}.grad" in shapes}
-        for name in params:
-            views[name, "param"] = _View(name, 0, shapes[name])
-            views[name, "grad"] = _View(f"{name}.grad", 0, shapes[name])
-        for name in state:
-            if name not in params:
-                owner, _, slot = name.rpartition(".")
-                views[owner, slot] = _View(name, 0, shapes[name])
-    grads = list(dict.fromkeys(v.buffer for (_, key), v in views.items() if key == "grad"))
-    scalars = [n for n in shapes if n not in state and n not in grads and n != "step"]
-    return {"state": state, "grads": grads, "scalars": scalars}, views
-
-
-def _without_output_views(
-    proto: onnx.ModelProto,
-) -> tuple[onnx.ModelProto, dict[str, tuple[str, tuple[int, ...]]]]:
-    """The graph with outputs taken before a final Reshape, and their names and shapes there.
-
-    The runtime copies a tensor that it reshapes into an output. The session owns the memory and can
-    look at it under any shape, so it takes the result of a Scan as it is: rows of a parameter.
-    """
-    initial = {i.name: i for i in proto.graph.initializer}
-    reshapes = {n.output[0]: n for n in proto.graph.node if n.op_type == "Reshape" and not n.domain}
-    scans = {o: n for n in proto.graph.node if n.op_type == "Scan" for o in n.output}
-    found = {}
-    for out in proto.graph.output:
-        node = reshapes.get(out.name)
-        if node is None or node.input[0] not in scans:
-            continue
-        # The rows' shape is that of the Reshape before the Scan.
-        before = reshapes[scans[node.input[0]].input[0]]
-        rows = onnx.numpy_helper.to_array(initial[before.input[1]])
-        found[out.name] = (node.input[0], tuple(int(n) for n in rows))
-    if not found:
-        return proto, {}
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    kept = [n for n in copy.graph.node if not (n.output and n.output[0] in found)]
-    del copy.graph.node[:]
-    copy.graph.node.extend(kept)
-    for out in copy.graph.output:
-        if out.name in found:
-            name, shape = found[out.name]
-            kind = out.type.tensor_type.elem_type
-            out.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, list(shape)))
-    return copy, found

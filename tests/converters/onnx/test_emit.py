@@ -43,6 +43,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_layout, "BLOCK", 64)
     monkeypatch.setattr(_layout, "SCAN_FROM", 256)
     monkeypatch.setattr(_layout, "SMALL", 10)
+    monkeypatch.setattr(_layout, "ROW", 64)
 
 
 def amplification(name: str) -> float:
@@ -420,7 +421,7 @@ def test_flat_table_says_where_parameters_lie() -> None:
 @pytest.mark.parametrize("n", [1, 17, 1 << 20, (1 << 20) + 7, 13_019_904, 50257 * 768, 1_299_709])
 def test_tilings_cover_exactly(n: int) -> None:
     rows, row = _layout.flat_shape(n)
-    assert n <= rows * row < n + 16 * rows + 16
+    assert n <= rows * row < n + 16 * rows + 16 and row <= _layout.ROW + 16
     tiles = _layout.blocks((n,))
     if tiles:
         assert tiles[0] * tiles[1] == n and _layout.BLOCK // 4 <= tiles[1] <= 4 * _layout.BLOCK

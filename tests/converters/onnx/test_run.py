@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
+from optexport.converters.onnx import _layout
 from optexport.converters.onnx.emit import emit
 from optexport.converters.onnx.run import UpdateSession
 from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
-from tests.converters.emitted import build
+from tests.converters.emitted import build, grouped
 
 LAYOUTS = ("parameters", "flat")
 
@@ -74,6 +75,32 @@ def test_gradients_may_be_filled_in_place(layout: str) -> None:
     for n in params:
         assert np.array_equal(made[0].params[n], made[1].params[n])
     assert made[0].step_count == 4
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_with_rows_of_their_own_change_no_bit(
+    threads: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads than a buffer has rows, three buffers, and a rule that is never updated in place."""
+    monkeypatch.setattr(_layout, "ROW", 64)
+    reread = build("folded_nesterov", nesterov="lookahead_reread", decay="l2")
+    shapes = {"w": (30, 20), "b": (5,), "one": (), "big": (24, 16)}
+    rng = np.random.default_rng(0)
+    for spec in (grouped(), reread):
+        params = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+        grads = {n: np.ones_like(v) for n, v in params.items()}
+        model = emit(spec, params, layout="flat")
+        made = [UpdateSession(model, threads=t, in_place=in_place) for t in (1, threads)]
+        for session in made:
+            session.load(params)
+            for _ in range(3):
+                session.step(grads, lr=0.1)
+        one, many = made
+        assert many.step_count == 3
+        for n in params:
+            assert one.params[n].tobytes() == many.params[n].tobytes()
+            assert all(one.slots[n][k].tobytes() == many.slots[n][k].tobytes() for k in one.slots[n])
 
 
 _DENORMALS = """
