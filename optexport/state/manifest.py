@@ -61,7 +61,7 @@ def parse_message(name: str, text: str, where: str) -> Any:
         # A newer version may have fields that this one does not know.
         _check_version(_version(text), where)
         raise CheckpointError(
-            f"{where}: expected a {name} in optexport's JSON, found {str(e)[:120]}"
+            f"{where}: expected a {name} in optexport's JSON, found {' '.join(str(e).split())[:120]}"
         ) from None
     _check_version(m.version, where)
     if not m.version:
