@@ -33,6 +33,7 @@ __all__ = ["DTYPES", "IR_VERSION", "emit"]
 IR_VERSION = 8
 DTYPES = {"float32": T.FLOAT, "float64": T.DOUBLE, "float16": T.FLOAT16, "bfloat16": T.BFLOAT16}
 Layout = Literal["parameters", "flat"]
+ANY_PARAMETER = {"param": ("n",)}
 Shape = tuple[int, ...]
 
 
@@ -47,7 +48,8 @@ def emit(
 ) -> onnx.ModelProto:
     """The update graph of ``spec`` for parameters of these shapes.
 
-    params: name -> shape, or an array that has it. dtype: of parameters, gradients and slots; float16
+    params: name -> shape, or an array that has it; when there are none, the graph is for one parameter
+        called ``param``, a vector of any length (flatten yours, and call it once for each). dtype: of parameters, gradients and slots; float16
         and bfloat16 are widened to float32 inside and rounded once at the end.
     steps: completed updates by parameter, where they differ: the input ``step`` is then the largest,
         and the others are that much behind it for ever. A fresh optimizer's counts when None.
@@ -59,19 +61,18 @@ def emit(
         elementwise the number of rows is free: a part of the rows may be updated alone.
 
     Raises:
-        HyperparameterError: no shapes, an unknown dtype or layout, a runtime name that no rule has.
+        HyperparameterError: an unknown dtype or layout, a runtime name that no rule has.
         UnknownNameError: a group or ``steps`` names a parameter that ``params`` lacks.
         NamingError: two inputs or outputs would have one name.
     """
-    if not params:
-        raise HyperparameterError(
-            "emit onnx: expected the parameters' shapes, found none; pass params={name: shape}"
-        )
     if dtype not in DTYPES:
         raise HyperparameterError(f"emit onnx: dtype expected one of {', '.join(DTYPES)}, found {dtype!r}")
     if layout not in ("parameters", "flat"):
         raise HyperparameterError(f"emit onnx: layout expected 'parameters' or 'flat', found {layout!r}")
-    shapes = {name: tuple(int(n) for n in getattr(v, "shape", v)) for name, v in params.items()}
+    if not params and layout == "flat":
+        raise HyperparameterError("emit onnx: layout 'flat' expected the parameters' shapes, found none")
+    shapes: dict[str, Any] = {n: tuple(int(i) for i in getattr(v, "shape", v)) for n, v in (params or {}).items()}
+    shapes = shapes or dict(ANY_PARAMETER)
     spec = spec.settle(shapes)
     graph = _Graph(DTYPES[dtype])
     _scalar_inputs(graph, spec, runtime)
@@ -184,8 +185,10 @@ def _emit_lane(graph: _Graph, lane: _Lane, spec: Spec, runtime: Sequence[str], l
         return
     for name, shape in lane.shapes.items():
         _declare(graph, name, shape, made, lane.slots)
-    for names in _layout.buckets(lane.shapes) if elementwise else [[n] for n in lane.shapes]:
-        tiles = _layout.blocks(lane.shapes[names[0]]) if elementwise and len(names) == 1 else None
+    # A parameter of unknown length cannot be cut or joined.
+    sized = elementwise and lane.shapes != ANY_PARAMETER
+    for names in _layout.buckets(lane.shapes) if sized else [[n] for n in lane.shapes]:
+        tiles = _layout.blocks(lane.shapes[names[0]]) if sized and len(names) == 1 else None
         if len(names) > 1:
             _emit_bucket(graph, {n: lane.shapes[n] for n in names}, made, scalars)
         elif tiles:

@@ -443,7 +443,7 @@ def test_a_thousand_parameters_in_seconds(layout: str) -> None:
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
-        (HyperparameterError, "shapes, found none", {"params": None}),
+        (HyperparameterError, "shapes, found none", {"params": None, "layout": "flat"}),
         (HyperparameterError, "dtype expected one of", {"dtype": "int8"}),
         (HyperparameterError, "layout expected", {"layout": "round"}),
         (HyperparameterError, "'speed' expected one of", {"runtime": ("speed",)}),
@@ -455,3 +455,18 @@ def test_a_thousand_parameters_in_seconds(layout: str) -> None:
 def test_bad_requests(error: type[Exception], message: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(error, match=message):
         emit(build("adamw"), **{"params": {"w": (2,)}, **arguments})
+
+
+def test_without_shapes_one_vector_of_any_length() -> None:
+    spec = ox.spec("adamw", lr=0.1, weight_decay=0.1)
+    model = ox.emit(spec, "onnx")
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for n in (1, 7):
+        w, g = np.linspace(-1, 1, n, dtype=np.float32), np.linspace(2, 3, n, dtype=np.float32)
+        state = ox.step(ox.init(spec, {"param": w}), {"param": g}, lr=float(np.float32(0.1)))
+        feeds = {"param": w, "param.grad": g, "param.exp_avg": 0 * w, "param.exp_avg_sq": 0 * w}
+        (got,) = session.run(
+            ["param.new"], {**feeds, "step": np.array(0, np.int64), "lr": np.array(0.1, np.float32)}
+        )
+        np.testing.assert_allclose(got, state.params["param"], rtol=1e-6)
