@@ -55,7 +55,7 @@ class UpdateSession:
 
     Raises:
         CheckpointError: the file is no update graph. UnknownNameError: a provider is not installed.
-        HyperparameterError: the tensors are bfloat16.
+        HyperparameterError: the tensors are bfloat16, or the graph is for a vector of any length.
     """
 
     def __init__(
@@ -86,6 +86,11 @@ class UpdateSession:
         self._types = {n: numpy_type(i) for n, i in inputs.items()}
         self._scalars = {n: np.zeros((), self._types[n]) for n in self._names["scalars"]}
         self._rates_set = False
+        if any(0 in self._shapes[n] and _is_open(i) for n, i in inputs.items()):
+            raise HyperparameterError(
+                f"{where}: expected parameters of known shapes, found a graph for any length; "
+                "emit it with params={name: shape}"
+            )
         self._lanes = free_rows(proto) if self._device == "cpu" and not flush_denormals else {}
         workers = (threads or _cores()) if self._lanes else 1
         proto, self._direct = without_output_views(proto)
@@ -294,6 +299,10 @@ class UpdateSession:
         end = view.offset + int(np.prod(view.shape))
         whole.reshape(-1)[view.offset : end] = np.broadcast_to(array, view.shape).reshape(-1)
         self._front[view.buffer].update_inplace(whole)
+
+
+def _is_open(info: onnx.ValueInfoProto) -> bool:
+    return any(d.dim_param for d in info.type.tensor_type.shape.dim)
 
 
 def _cores() -> int:

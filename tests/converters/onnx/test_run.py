@@ -58,6 +58,15 @@ def test_files_that_are_no_update_graph(content: bytes | None, tmp_path: Any) ->
         UpdateSession(path)
 
 
+def test_a_graph_for_any_length_has_no_session() -> None:
+    model = emit(build("adamw"), {"w": (2,)})
+    for info in (*model.graph.input, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            dim.dim_param = "n"
+    with pytest.raises(HyperparameterError, match="found a graph for any length"):
+        UpdateSession(model)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_may_be_filled_in_place(layout: str) -> None:
     rng = np.random.default_rng(0)
