@@ -33,7 +33,7 @@ __all__ = ["DTYPES", "IR_VERSION", "emit"]
 IR_VERSION = 8
 DTYPES = {"float32": T.FLOAT, "float64": T.DOUBLE, "float16": T.FLOAT16, "bfloat16": T.BFLOAT16}
 Layout = Literal["parameters", "flat"]
-ANY_PARAMETER = {"param": ("n",)}
+ANY_PARAMETER: Mapping[str, Any] = {"param": ("n",)}
 Shape = tuple[int, ...]
 
 
@@ -49,8 +49,9 @@ def emit(
     """The update graph of ``spec`` for parameters of these shapes.
 
     params: name -> shape, or an array that has it; when there are none, the graph is for one parameter
-        called ``param``, a vector of any length (flatten yours, and call it once for each). dtype: of parameters, gradients and slots; float16
-        and bfloat16 are widened to float32 inside and rounded once at the end.
+        called ``param``, a vector of any length (flatten yours, and call it once for each).
+    dtype: of parameters, gradients and slots; float16 and bfloat16 are widened to float32 inside and
+        rounded once at the end.
     steps: completed updates by parameter, where they differ: the input ``step`` is then the largest,
         and the others are that much behind it for ever. A fresh optimizer's counts when None.
     runtime: hyperparameters that are graph inputs (scalars; double for float64, else float); the
@@ -71,7 +72,9 @@ def emit(
         raise HyperparameterError(f"emit onnx: layout expected 'parameters' or 'flat', found {layout!r}")
     if not params and layout == "flat":
         raise HyperparameterError("emit onnx: layout 'flat' expected the parameters' shapes, found none")
-    shapes: dict[str, Any] = {n: tuple(int(i) for i in getattr(v, "shape", v)) for n, v in (params or {}).items()}
+    shapes: dict[str, Any] = {
+        n: tuple(int(i) for i in getattr(v, "shape", v)) for n, v in (params or {}).items()
+    }
     shapes = shapes or dict(ANY_PARAMETER)
     spec = spec.settle(shapes)
     graph = _Graph(DTYPES[dtype])
