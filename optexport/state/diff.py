@@ -65,9 +65,9 @@ def _groups(name: str, a: TrainingState, b: TrainingState, out: Difference) -> N
     values, others = left.values(), right.values()
     for h in values:
         if h in others and values[h] != others[h]:
-            out.sentences.append(
-                f"hyperparameter {h}: {values[h]:g} and {others[h]:g} (parameter {name!r} first)"
-            )
+            sentence = f"hyperparameter {h}: {values[h]:g} and {others[h]:g}"
+            if not any(s.startswith(f"{sentence} (") for s in out.sentences):
+                out.sentences.append(f"{sentence} (parameter {name!r} first)")
 
 
 def _slot(name: str, slot: str, a: np.ndarray | None, b: np.ndarray | None) -> SlotDifference:
@@ -82,7 +82,7 @@ def _slot(name: str, slot: str, a: np.ndarray | None, b: np.ndarray | None) -> S
             x, y = p.astype(np.float64), q.astype(np.float64)
             bitwise = bitwise and p.tobytes() == q.tobytes()
             gap = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
-            top = max(top, float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0)))
+            top = max(top, float(np.nan_to_num(gap, nan=np.inf, posinf=np.inf).max(initial=0.0)))
             bottom = max(bottom, float(np.nan_to_num(np.abs(y), nan=0.0, posinf=0.0).max(initial=0.0)))
     relative = 0.0 if top == 0 else top / bottom if bottom else float("inf")
     return SlotDifference(name, slot, relative, bitwise)
