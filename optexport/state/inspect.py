@@ -129,6 +129,8 @@ def _lifted(native: NativeState, path: str, optimizer: str | None, out: Inspecti
     if native.optimizer is None and optimizer is None:
         out.warnings.append("the file does not say which optimizer wrote it (--optimizer names it)")
         return None
+    if optimizer is not None:
+        find(optimizer)
     if not any(g.arguments for g in native.groups):
         out.warnings.append("the file holds no hyperparameters")
         return None

@@ -58,18 +58,23 @@ def read_names(path: str) -> list[str]:
     bad = [n for n in names if not isinstance(n, str)]
     if bad:
         raise NamingError(f"{path}: expected names, found {bad[0]!r}")
+    _check_once(names, path)
+    return names
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
     twice = sorted(n for n, count in Counter(names).items() if count > 1)
     if twice:
-        raise NamingError(f"{path}: {twice[0]!r} occurs twice; expected each parameter once")
-    return names
+        raise NamingError(f"{where}: {twice[0]!r} occurs twice; expected each parameter once")
 
 
 def names_from_list(keys: Sequence[str], names: Sequence[str], where: str) -> dict[str, str]:
     """File key -> name, by the stated order.
 
     Raises:
-        NamingError: the counts differ.
+        NamingError: the counts differ, or a name occurs twice.
     """
+    _check_once(names, where)
     if len(keys) != len(names):
         raise NamingError(
             f"{where}: holds {len(keys)} parameters, the list of names has {len(names)}; "

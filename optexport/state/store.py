@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..dialects import converter, frameworks
-from ..errors import CheckpointError, NamingError, UnknownNameError
+from ..errors import CheckpointError, HyperparameterError, NamingError, UnknownNameError
 from . import bundle
 from .lift import lift, native_state
 from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
@@ -80,7 +80,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] | None = None,
-    names: Sequence[str] | str | None = None,
+    names: Sequence[str] | str | os.PathLike[str] | None = None,
     format: str | None = None,
     optimizer: str | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -94,11 +94,16 @@ def load(
     optimizer, arguments, step: what the file does not hold.
 
     Raises:
-        CheckpointError, NamingError, UnknownNameError: one sentence on the cause.
+        CheckpointError, NamingError, UnknownNameError, HyperparameterError: one sentence on the cause.
     """
     path = os.fspath(path)
     fmt = format or detect(path)
-    listed = read_names(names) if isinstance(names, str) else list(names) if names is not None else None
+    if isinstance(names, str | os.PathLike):
+        listed: list[str] | None = read_names(os.fspath(names))
+    else:
+        listed = list(names) if names is not None else None
+    if step is not None and step < 0:
+        raise HyperparameterError(f"{path}: step expected a number of completed updates ≥ 0, found {step}")
     weights = read_model(os.fspath(model)) if model is not None else None
     if fmt == BUNDLE:
         state = bundle.read(path)
