@@ -113,6 +113,7 @@ class UpdateSession:
     def _allocate(self, workers: int) -> None:
         """Buffers of inputs and outputs, all zero, and what binds them: one binding a worker."""
         self._step, self._next = np.zeros((), np.int64), np.zeros((), np.int64)
+        self._memory: dict[int, np.ndarray] = {}
         self._front = {n: self._buffer(n) for n in (*self._names["state"], *self._names["grads"])}
         self._back = {
             n: self._front[n] if self._aliased[n] else self._buffer(n) for n in self._names["state"]
@@ -135,7 +136,18 @@ class UpdateSession:
 
     def _buffer(self, name: str) -> Any:
         array = np.zeros(self._shapes[name], self._types[name])
-        return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        value = ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        # On the CPU the value is this array's memory; `OrtValue.numpy()` copies in 1.17 and 1.18.
+        self._memory[value.data_ptr()] = array
+        return value
+
+    def _array(self, name: str) -> np.ndarray:
+        """A tensor: the session's own memory on the CPU, a copy elsewhere."""
+        value = self._front[name]
+        if self._device == "cpu":
+            return self._memory[value.data_ptr()]
+        whole: np.ndarray = value.numpy()
+        return whole
 
     def _bind(self, worker: int, name: str) -> None:
         """Give a worker its rows of a tensor, before and after the update."""
@@ -283,7 +295,7 @@ class UpdateSession:
         return [n if key == "param" else f"{n}.{key}" for n, key in self._views if key != "grad"]
 
     def _read(self, view: View) -> np.ndarray:
-        flat: np.ndarray = self._front[view.buffer].numpy().reshape(-1)
+        flat = self._array(view.buffer).reshape(-1)
         return flat[view.offset : view.offset + int(np.prod(view.shape))].reshape(view.shape)
 
     def _write(self, view: View, value: Any, where: str) -> None:
@@ -295,7 +307,7 @@ class UpdateSession:
         if self._device == "cpu":
             np.copyto(self._read(view), array, casting="unsafe")
             return
-        whole = self._front[view.buffer].numpy()
+        whole = self._array(view.buffer)
         end = view.offset + int(np.prod(view.shape))
         whole.reshape(-1)[view.offset : end] = np.broadcast_to(array, view.shape).reshape(-1)
         self._front[view.buffer].update_inplace(whole)
