@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["main"]
+
 SEED = 20240917
 HIDDEN = 32
 BATCH = 64
