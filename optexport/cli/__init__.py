@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> Any:
     if not (sys.argv[1:] if argv is None else argv):
         argv = ["--help"]
     try:
-        code = cli.main(args=argv, standalone_mode=False)
+        code = cli.main(args=argv, prog_name="optexport", standalone_mode=False)
     except OptexportError as e:
         _fail(e.causes, e.exit_code)
     except click.UsageError as e:
