@@ -150,7 +150,9 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
         head += [*docs, '    """', ""]
         arguments = [f"{h}={number(v)}" for h, v in group.values().items()]
         head += call("    def __init__(", ["self", "params", *arguments], "):")
-        head += call("        defaults = {", [f'"rule": "{key}"', *(f'"{h}": {h}' for h in group.values())], "}")
+        head += call(
+            "        defaults = {", [f'"rule": "{key}"', *(f'"{h}": {h}' for h in group.values())], "}"
+        )
         names = {"choose": "", "init": f"init_{key}", "update": f"update_{key}"}
     else:
         head += [
@@ -204,7 +206,10 @@ def emitted_groups(native: NativeState) -> list[Group] | None:
     out = []
     for g in native.groups:
         rule = source.rule_named(g.arguments["rule"])
-        values = {h.name: h.check(f"rule {g.arguments['rule']}", g.arguments.get(h.name)) for h in rule.hyperparameters}
+        values = {
+            h.name: h.check(f"rule {g.arguments['rule']}", g.arguments.get(h.name))
+            for h in rule.hyperparameters
+        }
         out.append(Group(rule, values, tuple(g.params)))
     return out
 

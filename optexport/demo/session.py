@@ -73,6 +73,10 @@ class GraphSession:
 
     def step(self, gradients: Arrays, lr: float) -> None:
         """One update: every tensor ``x`` goes in and comes out as ``x.new``."""
-        feeds = {**self._state, **{f"{n}.grad": g for n, g in gradients.items()}, "lr": np.array(lr, np.float32)}
+        feeds = {
+            **self._state,
+            **{f"{n}.grad": g for n, g in gradients.items()},
+            "lr": np.array(lr, np.float32),
+        }
         names = [f"{n}.new" for n in self._state]
         self._state = dict(zip(self._state, self._session.run(names, feeds), strict=True))

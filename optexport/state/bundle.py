@@ -134,7 +134,9 @@ def _header(path: str, view: memoryview) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"{path}: expected a safetensors header in JSON, found other bytes") from None
     for name in header:
         if not _is_text(name):
-            raise CheckpointError(f"{path}: tensor {name!r}: expected a name in Unicode, found half a surrogate pair")
+            raise CheckpointError(
+                f"{path}: tensor {name!r}: expected a name in Unicode, found half a surrogate pair"
+            )
     return header, 8 + size
 
 

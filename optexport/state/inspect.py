@@ -248,10 +248,10 @@ def _tensor(param: str, slot: str, role: str | None, array: np.ndarray, quick: b
         hasher.update(tensor_bytes(piece))
         with np.errstate(all="ignore"):
             values = piece.astype(np.float64)
+            finite = values[np.isfinite(values)]
+            total += float(np.dot(finite, finite))
         nan += int(np.isnan(values).sum())
         inf += int(np.isinf(values).sum())
-        finite = values[np.isfinite(values)]
-        total += float(np.dot(finite, finite))
         peak = max(peak, float(np.abs(finite).max(initial=0.0)))
         if role in _SQUARES:
             negative += int((values < 0).sum())

@@ -19,7 +19,9 @@ ORDER = ("0.weight", "0.bias", "2.weight", "2.bias")
 STEPS = 20
 
 
-def _torch_run(make: Any, x: np.ndarray, y: np.ndarray, folder: Path) -> tuple[list[float], dict[str, np.ndarray]]:
+def _torch_run(
+    make: Any, x: np.ndarray, y: np.ndarray, folder: Path
+) -> tuple[list[float], dict[str, np.ndarray]]:
     """Train, save, go on: the losses after saving, and the weights at that moment."""
     torch = pytest.importorskip("torch", reason="needs PyTorch")
     torch.manual_seed(0)
@@ -39,7 +41,9 @@ def _torch_run(make: Any, x: np.ndarray, y: np.ndarray, folder: Path) -> tuple[l
     return losses[STEPS:], weights
 
 
-def _gluon_run(make: Any, states: Path, x: np.ndarray, y: np.ndarray, weights: dict[str, np.ndarray]) -> list[float]:
+def _gluon_run(
+    make: Any, states: Path, x: np.ndarray, y: np.ndarray, weights: dict[str, np.ndarray]
+) -> list[float]:
     from optexport.converters.mxnet._import import import_mxnet
 
     mx = import_mxnet()

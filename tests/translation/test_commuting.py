@@ -99,7 +99,13 @@ def _as_the_condition_says(
 
 
 @pytest.mark.parametrize(("family", "move"), CASES, ids=_id)
-@settings(max_examples=25, deadline=None, derandomize=True, print_blob=False, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
 @given(data=st.data())
 def test_square(family: str, move: Move, data: st.DataObject) -> None:
     fam = families()[family]
