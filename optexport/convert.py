@@ -183,6 +183,8 @@ def _write_emitted(
     """Write the optimizer, then the state it goes on from; the optimizer's name."""
     from .state.files import whole_or_nothing
 
+    if to_format != "mxnet":
+        state = state.without_masters()
     if to_format == BUNDLE:
         shapes = {n: state.shape(n) for n in state.names}
         unknown = [n for n, s in shapes.items() if s is None]

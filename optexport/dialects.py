@@ -86,6 +86,7 @@ class Native:
     step_slot: name of the slot in which the framework keeps the step beside the others, or empty.
     file_defaults: what its files hold besides the arguments.
     counts_from: argument with the number of updates that a fresh optimizer counts as done.
+    masters: whether it keeps a float32 master beside a half-precision parameter.
     note: what a person should know about this optimizer.
     class_name: what its files call it, where that is not ``name``.
     """
@@ -107,6 +108,7 @@ class Native:
     counts_from: str = ""
     step_slot: str = ""
     file_defaults: Arguments = field(default_factory=dict)
+    masters: bool = False
     note: str = ""
     class_name: str = ""
 

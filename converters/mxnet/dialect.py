@@ -186,6 +186,7 @@ def _native(name: str, family: str, arguments: Arguments, **fields: Any) -> Nati
         inert=_INERT,
         split=split,
         counts_from="begin_num_update",
+        masters=True,
         **fields,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any
 
@@ -69,10 +68,6 @@ def main(argv: list[str] | None = None) -> Any:
         _fail((e.format_message(),), 2)
     except click.exceptions.Abort:
         _fail(("interrupted; nothing was written",), 130)
-    except BrokenPipeError:
-        # The reader of our output went away; nothing is wrong here.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as e:
         _fail((f"{e.filename or 'optexport'}: {e.strerror or e}",), 2)
     else:

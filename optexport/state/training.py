@@ -85,6 +85,22 @@ class TrainingState:
             out[MASTER] = have[MASTER]
         return out
 
+    def without_masters(self) -> TrainingState:
+        """The same run in float32: masters become the parameters.
+
+        For frameworks that keep no master beside a half-precision parameter; the optimizer really
+        updates the master, so nothing is lost.
+        """
+        if not any(MASTER in have for have in self.slots.values()):
+            return self
+        params, slots = dict(self.params), {}
+        for name, have in self.slots.items():
+            slots[name] = {s: a for s, a in have.items() if s != MASTER}
+            if MASTER in have:
+                params[name] = have[MASTER]
+        said = "float32 masters became the parameters: go on with float32 weights"
+        return replace(self, params=params, slots=slots, warnings=(*self.warnings, said))
+
     def renamed(self, names: Mapping[str, str]) -> TrainingState:
         """With parameters called ``names[old]``."""
 

@@ -58,6 +58,8 @@ def translate(
         groups = [replace(g, hyperparameters={**g.hyperparameters, "lr": float(state.spec.lr_of(i, lr) or 0.0)})
                   for i, g in enumerate(state.spec.groups)]  # fmt: skip
         state = replace(state, spec=Spec(tuple(groups)))
+    if ":" in to and not find(to).masters:
+        state = state.without_masters()
     made, total = [], None
     slots, steps = dict(state.slots), dict(state.steps)
     for group in state.spec.groups:

@@ -40,8 +40,8 @@ class Path:
     arguments: Mapping[str, Any]
 
 
-def _key(options: Options) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((k, repr(v)) for k, v in options.items()))
+def _key(options: Options) -> frozenset[tuple[str, OptionValue]]:
+    return frozenset(options.items())
 
 
 def rule_goal(options: Options) -> list[Goal]:
@@ -69,37 +69,44 @@ def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | No
     table: dict[Any, list[Goal]] = {}
     for goal in goals:
         table.setdefault(_key(goal.options), []).append(goal)
-    available, tick = moves(family), itertools.count()
-    queue: list[tuple[tuple[int, int, int], int, Situation, tuple[tuple[Move, Situation], ...]]] = [
-        ((0, 0, 0), next(tick), start, ())
-    ]
+    # Moves of all families meet options that differ.
+    available = [m for m in moves(family) if _valid(family, {o: to for o, (_, to) in m.change.items()})]
+    tick = itertools.count()
+    # Each entry: its cost, a tie-breaker, its options; the move that leads there, from where, and
+    # the moves before. What the move makes of hyperparameters is worked out only once it is taken.
+    queue: list[Any] = [((0, 0, 0), next(tick), start.options, None, start, ())]
     seen: set[Any] = set()
     while queue:
-        cost, _, at, path = heapq.heappop(queue)
-        key = _key(at.options)
+        cost, _, options, last, at, path = heapq.heappop(queue)
+        key = _key(options)
         if key in seen:
             continue
+        if last is not None:
+            path = (*path, (last, at))
+            at = replace(at, options=options, values=last.values(at))
         for goal in table.get(key, ()):
             arguments = goal.express(at.values)
             if arguments is not None:
                 return Path(path, at, arguments)
         seen.add(key)
         for m in available:
-            if not m.change.keys() <= at.options.keys() or not m.applies(at):
+            if not m.applies(at):
                 continue
             options = m.options(at.options)
-            if _key(options) in seen or not _valid(family, options):
+            if _key(options) in seen:
                 continue
             level = LEVELS.index(m.level)
             worse = (max(cost[0], level), cost[1] + (level > 0), cost[2] + 1)
-            after = replace(at, options=options, values=m.values(at))
-            heapq.heappush(queue, (worse, next(tick), after, (*path, (m, at))))
+            heapq.heappush(queue, (worse, next(tick), options, m, at, path))
     return None
 
 
 def _valid(family: str, options: Options) -> bool:
-    """Whether the family has these values: moves of all families meet options that differ."""
+    """Whether the family has these options with these values."""
     from ..rules import families
 
     choices = families()[family].options
-    return all(any(type(c) is type(v) and c == v for c in choices[o].choices) for o, v in options.items())
+    return all(
+        o in choices and any(type(c) is type(v) and c == v for c in choices[o].choices)
+        for o, v in options.items()
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import optexport as ox
 from optexport.convert import convert
 from optexport.parity import problem, relative_error
 from optexport.parity.bounds import unit_roundoff
@@ -254,3 +255,54 @@ def test_a_run_in_an_emitted_optimizer_comes_back(
     for i, own in optimizer.state_dict()["state"].items():
         for slot, value in own.items():
             assert torch.equal(state["state"][i][slot], value), (i, slot)
+
+
+def test_masters_of_half_precision_become_the_parameters(tmp_path: Path) -> None:
+    """MXNet float16 with multi_precision → torch and onnxruntime in float32, from the master on."""
+    require_backend("mxnet")
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    from optexport.converters.mxnet._import import import_mxnet
+
+    mx = import_mxnet()
+    p = problem("float32", BEFORE + AFTER)
+    halves = {n: mx.nd.array(v, dtype="float16") for n, v in p.params.items()}
+    updater = mx.optimizer.get_updater(
+        mx.optimizer.create("sgd", learning_rate=0.1, momentum=0.9, multi_precision=True)
+    )
+    grads = [{n: v.astype(np.float16) for n, v in g.items()} for g in p.grads]
+    masters = []
+    for t, g in enumerate(grads):
+        if t == BEFORE:
+            (tmp_path / "run.states").write_bytes(updater.get_states(dump_optimizer=True))
+            mx.nd.save(str(tmp_path / "model.params"), halves)
+        for i, (n, v) in enumerate(halves.items()):
+            updater(i, mx.nd.array(g[n], dtype="float16"), v)
+        masters.append({n: updater.states[i][1].asnumpy().copy() for i, n in enumerate(halves)})
+
+    arguments = {"model": str(tmp_path / "model.params")}
+    done = convert(
+        str(tmp_path / "run.states"), str(tmp_path / "run.pt"), optimizers=("torch:SGD",), **arguments
+    )
+    graph = tmp_path / "update.onnx"
+    convert(
+        str(tmp_path / "run.states"),
+        str(tmp_path / "run.safetensors"),
+        emit_optimizer=str(graph),
+        **arguments,
+    )
+
+    assert any("masters became the parameters" in w for w in done.warnings)
+    state = ox.load(tmp_path / "run.safetensors")
+    assert {a.dtype.name for a in state.params.values()} == {"float32"}
+    wide = [{n: v.astype(np.float32) for n, v in g.items()} for g in grads]
+    from tests.parity import resume_with
+
+    runs = [list(resume_with.update_graph(str(tmp_path / "run.safetensors"), str(graph), wide[BEFORE:], 0.1))]
+    start = {n: np.array(v) for n, v in state.params.items()}
+    runs.append(list(resume_with.torch(str(tmp_path / "run.pt"), "SGD", start, wide[BEFORE:], 0.1)))
+    for run in runs:
+        for t, got in enumerate(run):
+            for n, value in got.items():
+                bound = 3 * np.sqrt(2 * 12 * (BEFORE + t + 1)) * unit_roundoff("float32")
+                assert relative_error(value, masters[BEFORE + t][n]) <= bound
+    del torch
