@@ -13,13 +13,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["BLOCK", "Segment", "blocks", "buckets", "flat_shape", "segments", "size"]
+__all__ = ["BLOCK", "Segment", "blocks", "buckets", "flat_shape", "joins_directly", "segments", "size"]
 
 Shape = tuple[int, ...]
 
 BLOCK = 1 << 18  # elements that an update works on at a time
 SCAN_FROM = 1 << 20  # a parameter with fewer elements is not cut
-SMALL = 1 << 14  # a parameter with more elements is not joined with others
+SMALL = 1 << 16  # a parameter with more elements is not joined with others
 BUCKET = 1 << 18  # elements of a bucket at most
 ROW = 1 << 17  # elements of a flat buffer's row at most, or nearly
 
@@ -54,21 +54,45 @@ def blocks(shape: Shape) -> tuple[int, int] | None:
 
 
 def buckets(shapes: Mapping[str, Shape]) -> list[list[str]]:
-    """Names that share one chain: big parameters alone, small ones together up to `BUCKET`."""
-    out: list[list[str]] = []
-    current: list[str] = []
-    held = 0
+    """Names that share one chain: big parameters alone, small ones together up to `BUCKET`.
+
+    Parameters that agree in all but their first axis come together, because they join without a
+    Reshape each; those that find no such company share mixed buckets.
+    """
+    alone = [[name] for name, shape in shapes.items() if size(shape) > SMALL or size(shape) == 0]
+    taken = {names[0] for names in alone}
+    alike: dict[Shape | None, dict[str, int]] = {}
     for name, shape in shapes.items():
-        n = size(shape)
-        if n > SMALL or n == 0:
-            out.append([name])
-            continue
-        if current and held + n > BUCKET:
-            out.append(current)
-            current, held = [], 0
-        current.append(name)
+        if name not in taken:
+            alike.setdefault(shape[1:] if shape else None, {})[name] = size(shape)
+    joined: list[list[str]] = []
+    mixed: dict[str, int] = {}
+    for held in alike.values():
+        for names in _filled(held):
+            if len(names) > 1:
+                joined.append(names)
+            else:
+                mixed[names[0]] = held[names[0]]
+    return [*alone, *joined, *_filled(mixed)]
+
+
+def _filled(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Names in order, cut where a bucket would hold more than `BUCKET` elements."""
+    out: list[list[str]] = []
+    held = BUCKET + 1
+    for name, n in sizes.items():
+        if held + n > BUCKET:
+            out.append([])
+            held = 0
+        out[-1].append(name)
         held += n
-    return [*out, current] if current else out
+    return out
+
+
+def joins_directly(shapes: Iterable[Shape]) -> bool:
+    """Whether parameters agree in all but the first axis."""
+    tails = {shape[1:] if shape else None for shape in shapes}
+    return len(tails) == 1 and None not in tails
 
 
 def segments(shapes: Iterable[tuple[str, Shape]]) -> list[Segment]:

@@ -295,22 +295,27 @@ def _call(nodes: list[onnx.NodeProto], stem: str, made: Functions, scalars: Sequ
 
 
 def _emit_bucket(graph: _Graph, shapes: Mapping[str, Shape], made: Functions, scalars: Sequence[str]) -> None:
-    """Small parameters joined into one vector, updated, and cut apart again."""
+    """Small parameters joined along their first axis, updated, and cut apart again.
+
+    Parameters that differ in other axes are flattened first.
+    """
     stem = f"optexport/bucket/{next(iter(shapes))}"
+    direct = _layout.joins_directly(shapes.values())
     for key in made.tensors:
         parts = []
         for name, shape in shapes.items():
             part = _value(name, key)
-            if len(shape) != 1:
+            if not direct and len(shape) != 1:
                 graph.node("Reshape", [part, graph.integers([-1], "line")], [f"optexport/{part}/line"])
                 part = f"optexport/{part}/line"
             parts.append(part)
         graph.node("Concat", parts, [_value(stem, key)], axis=0)
     _call(graph.nodes, stem, made, scalars)
-    sizes = graph.integers([_layout.size(s) for s in shapes.values()], f"sizes/{stem}")
+    lengths = [s[0] if direct else _layout.size(s) for s in shapes.values()]
+    sizes = graph.integers(lengths, f"sizes/{stem}")
     for key in made.outputs:
         outs = {f"{_value(n, key)}.new": s for n, s in shapes.items()}
-        parts = [o if len(s) == 1 else f"optexport/{o}/line" for o, s in outs.items()]
+        parts = [o if direct or len(s) == 1 else f"optexport/{o}/line" for o, s in outs.items()]
         graph.node("Split", [f"{_value(stem, key)}.new", sizes], parts, axis=0)
         for part, (out, shape) in zip(parts, outs.items(), strict=True):
             if part != out:

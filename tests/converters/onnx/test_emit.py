@@ -470,3 +470,16 @@ def test_without_shapes_one_vector_of_any_length() -> None:
             ["param.new"], {**feeds, "step": np.array(0, np.int64), "lr": np.array(0.1, np.float32)}
         )
         np.testing.assert_allclose(got, state.params["param"], rtol=1e-6)
+
+
+def test_parameters_that_agree_in_all_but_the_first_axis_join_without_reshapes() -> None:
+    spec = ox.spec("adamw", lr=0.1)
+    alike = ox.emit(spec, "onnx", {f"p{i}": (i + 1, 3) for i in range(20)})
+    assert not any(n.op_type == "Reshape" for n in alike.graph.node)
+    assert (
+        sum(n.domain == "optexport" and n.name.startswith("optexport/bucket") for n in alike.graph.node) == 1
+    )
+    unlike = ox.emit(spec, "onnx", {f"p{i}": (2, i + 1) for i in range(20)} | {"scalar": ()})
+    assert any(n.op_type == "Reshape" for n in unlike.graph.node)
+    for model in (alike, unlike):
+        onnx.checker.check_model(model, full_check=True)
