@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import VerdictError
+from ..errors import UnknownNameError, VerdictError
 
 __all__ = ["LEVELS", "Verdict", "accept"]
 
@@ -67,9 +67,13 @@ def accept(verdict: Verdict, allow: str | None, what: str) -> None:
     allow: None, ``bounded`` or ``lossy`` (which includes bounded).
 
     Raises:
+        UnknownNameError: ``allow`` is none of these.
         VerdictError: one line with the verdict, its reason and the remedy.
     """
-    consent = {None: 1, "bounded": 2, "lossy": 3}[allow]
+    levels = {None: 1, "bounded": 2, "lossy": 3}
+    if allow not in levels:
+        raise UnknownNameError(f"allow: expected 'bounded' or 'lossy', found {allow!r}")
+    consent = levels[allow]
     rank = LEVELS.index(verdict.level)
     if rank <= consent:
         return

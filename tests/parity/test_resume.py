@@ -306,3 +306,9 @@ def test_masters_of_half_precision_become_the_parameters(tmp_path: Path) -> None
                 bound = 3 * np.sqrt(2 * 12 * (BEFORE + t + 1)) * unit_roundoff("float32")
                 assert relative_error(value, masters[BEFORE + t][n]) <= bound
     del torch
+
+
+def test_consent_is_one_of_two_words() -> None:
+    state = ox.init(ox.native("torch:Adam"), {"w": np.ones(3)})
+    with pytest.raises(ox.UnknownNameError, match="allow: expected 'bounded' or 'lossy', found 'all'"):
+        ox.translate(state, to="mxnet:adam", allow="all")
