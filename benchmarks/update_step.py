@@ -7,8 +7,9 @@ Two cases, float32, AdamW and SGD with momentum:
     one     one tensor of 16,777,216 elements
     many    160 tensors of 13,019,904 elements: a transformer of 13 layers and width 256
 
-Everything runs in this process on the same number of threads, in interleaved rounds, with a pause
-before each so that no other library's spinning threads are on the cores; medians are compared.
+Everything runs in this process on the same number of threads, in interleaved rounds; medians are
+compared. Before each measured step there is a pause, so that no other library's spinning threads are
+on the cores, and one step that is not measured, so that the contender's own threads are awake.
 Gradients are where each contender wants them before the clock starts. MXNet takes part where it is
 installed. Results go to ``<out>/update_step-ort<version>.json`` and ``.md``.
 """
@@ -172,6 +173,7 @@ def measure(steps: Mapping[str, Step], rounds: int, pause: float) -> dict[str, l
     for _ in range(rounds):
         for name, step in steps.items():
             time.sleep(pause)
+            step()
             start = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - start)
