@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..ir import Value, sqrt, where
-from .moves import Maps, MoveInput, Situation, move
+from .momentum import momentum_moves
+from .moves import Maps, MoveInput, move
 
 __all__: list[str] = []
 
@@ -42,47 +43,7 @@ for _from, _to in (("outside", "inside"), ("inside", "outside")):
         return {}
 
 
-def _has_lr(at: Situation) -> bool:
-    return at.values["lr"] != 0
-
-
-@move(
-    "rmsprop",
-    "B' = −η·B: the buffer takes in the next step's learning rate",
-    momentum=("unfolded", "folded"),
-    level="conditional",
-    when=_has_lr,
-    condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_new/η_old",
-)
-def fold(x: MoveInput) -> Maps:
-    return {"slot:momentum_buffer": -x.hyper("lr") * x.slot("momentum_buffer")}
-
-
-@move(
-    "rmsprop",
-    "B = −B'/η: the learning rate leaves the buffer",
-    momentum=("folded", "unfolded"),
-    level="conditional",
-    when=_has_lr,
-    condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_old/η_new",
-)
-def unfold(x: MoveInput) -> Maps:
-    return {"slot:momentum_buffer": -x.slot("momentum_buffer") / x.hyper("lr")}
-
-
-def _momentum(kind: str) -> None:
-    @move("rmsprop", "no momentum is momentum 0", momentum=("none", kind))
-    def add_momentum(x: MoveInput) -> Maps:
-        return {"slot:momentum_buffer": x.tracer.const(0.0), "hyper:momentum": x.tracer.const(0.0)}
-
-    @move("rmsprop", "momentum 0 is no momentum", momentum=(kind, "none"),
-          when=lambda at: at.values["momentum"] == 0, drops=("momentum_buffer",))  # fmt: skip
-    def drop_momentum(x: MoveInput) -> Maps:
-        return {}
-
-
-for _kind in ("unfolded", "folded"):
-    _momentum(_kind)
+momentum_moves("rmsprop", idle=lambda _: True)
 
 
 @move("rmsprop", "an infinite clip of the weights is none", clip_weights=(True, False),

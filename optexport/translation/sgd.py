@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from .momentum import has_lr, momentum_moves
 from .moves import Maps, MoveInput, Situation, move
 
 __all__: list[str] = []
-
-
-def _has_lr(at: Situation) -> bool:
-    return at.values["lr"] != 0
 
 
 def _reread_idle(at: Situation) -> bool:
@@ -17,51 +14,10 @@ def _reread_idle(at: Situation) -> bool:
 
 def _folds(at: Situation) -> bool:
     """A stored momentum that rereads the parameter has the learning rate in it: no unfolded form."""
-    return _has_lr(at) and (at.options["nesterov"] != "lookahead_reread" or _reread_idle(at))
+    return has_lr(at) and (at.options["nesterov"] != "lookahead_reread" or _reread_idle(at))
 
 
-@move(
-    "sgd",
-    "M = −η·B: the buffer takes in the next step's learning rate",
-    momentum=("unfolded", "folded"),
-    level="conditional",
-    when=_folds,
-    condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_new/η_old",
-)
-def fold(x: MoveInput) -> Maps:
-    return {"slot:momentum_buffer": -x.hyper("lr") * x.slot("momentum_buffer")}
-
-
-@move(
-    "sgd",
-    "B = −M/η: the learning rate leaves the buffer",
-    momentum=("folded", "unfolded"),
-    level="conditional",
-    when=_folds,
-    condition="the learning rate stays {lr}; when it changes, multiply the momentum by η_old/η_new",
-)
-def unfold(x: MoveInput) -> Maps:
-    return {"slot:momentum_buffer": -x.slot("momentum_buffer") / x.hyper("lr")}
-
-
-def _add_momentum(kind: str) -> None:
-    @move("sgd", "no momentum is momentum 0", momentum=("none", kind))
-    def add_momentum(x: MoveInput) -> Maps:
-        return {"slot:momentum_buffer": x.tracer.const(0.0), "hyper:momentum": x.tracer.const(0.0)}
-
-    @move(
-        "sgd",
-        "momentum 0 is no momentum",
-        momentum=(kind, "none"),
-        when=lambda at: at.values["momentum"] == 0 and at.options["dampening"] == "none",
-        drops=("momentum_buffer",),
-    )
-    def drop_momentum(x: MoveInput) -> Maps:
-        return {}
-
-
-for _kind in ("unfolded", "folded"):
-    _add_momentum(_kind)
+momentum_moves("sgd", folds=_folds, idle=lambda at: at.options["dampening"] == "none")
 
 
 def _no_nesterov(at: Situation) -> bool:
