@@ -19,7 +19,7 @@ from .translation import LEVELS, Report, translate
 
 __all__ = ["Conversion", "convert"]
 
-_SUFFIXES = {".safetensors": BUNDLE, ".pt": "torch", ".pth": "torch", ".states": "mxnet"}
+_SUFFIXES = {".safetensors": BUNDLE, ".pt": "torch", ".pth": "torch", ".states": "mxnet", ".params": "mxnet"}
 
 
 @dataclass
@@ -85,18 +85,21 @@ def convert(
             f"{source}: parameters are known by index only, {', '.join(state.names[:4])}…; give their names with "
             "--model FILE (weights) or --names FILE (a list in the order the optimizer was given them)"
         )
-    if emit_optimizer is not None:
+    if to_format == "mxnet" and target.endswith(".params"):
+        new, report, name = _write_weights(state, target)
+    elif emit_optimizer is not None:
         new, report = _keep_rule(state, lr)
         name = _write_emitted(new, to_format, target, emit_optimizer, on_size)
     else:
         new, report = _translated(state, to_format, wanted, allow, lr)
         save(new, target, format=to_format, on_tensor=_progress(new, on_size))
         name = new.dialect
-    sizes = [a.nbytes for s in new.slots.values() for a in s.values()]
+    carried = new.slots if new.slots else {"": new.params if name == "weights" else {}}
+    sizes = [a.nbytes for s in carried.values() for a in s.values()]
     return Conversion(
         source, target, name, report.verdict, report.conditions, report.bound, report.bound_text, report.dropped,
         len(sizes), sum(sizes), round(time.perf_counter() - start, 6),
-        [*new.warnings, *_advice(new, to_format, emit_optimizer)], report.notes,
+        [*new.warnings, *([] if name == "weights" else _advice(new, to_format, emit_optimizer))], report.notes,
         [target, *([emit_optimizer] if emit_optimizer else [])],
     )  # fmt: skip
 
@@ -213,6 +216,19 @@ def _write_emitted(
         f.write(text.encode())
         converter(to_format, "checkpoint").write(native, target)
     return f"{stem}.{native.optimizer}"
+
+
+def _write_weights(state: TrainingState, target: str) -> tuple[TrainingState, Report, str]:
+    """Write the parameters alone, for the framework that keeps them in a file of their own."""
+    if not state.params:
+        raise CheckpointError(
+            f"{target}: expected the parameters' values, found none; pass the weights (--model)"
+        )
+    converter("mxnet", "checkpoint").write_weights(dict(state.params), target)
+    alone = replace(
+        state, slots={}, warnings=(*state.warnings, "parameters alone: the optimizer's state is not in it")
+    )
+    return alone, Report("exact", source=state.dialect, target="weights"), "weights"
 
 
 def _graph_dtype(state: TrainingState) -> str:

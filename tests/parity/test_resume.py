@@ -312,3 +312,24 @@ def test_consent_is_one_of_two_words() -> None:
     state = ox.init(ox.native("torch:Adam"), {"w": np.ones(3)})
     with pytest.raises(ox.UnknownNameError, match="allow: expected 'bounded' or 'lossy', found 'all'"):
         ox.translate(state, to="mxnet:adam", allow="all")
+
+
+def test_weights_for_mxnet_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+    """torch state and weights → ``.params`` that MXNet loads with the same bytes."""
+    require_backend("mxnet")
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    from optexport.converters.mxnet._import import import_mxnet
+
+    tensors = {n: torch.nn.Parameter(torch.from_numpy(v)) for n, v in problem("float32", 1).params.items()}
+    optimizer = torch.optim.SGD(list(tensors.items()), lr=0.1)
+    torch.save(
+        {"model": {n: v.detach() for n, v in tensors.items()}, "optimizer": optimizer.state_dict()},
+        tmp_path / "a.pt",
+    )
+
+    done = convert(str(tmp_path / "a.pt"), str(tmp_path / "model.params"))
+
+    assert (done.optimizer, done.tensors) == ("weights", 2)
+    loaded = import_mxnet().nd.load(str(tmp_path / "model.params"))
+    for n, v in tensors.items():
+        np.testing.assert_array_equal(loaded[n].asnumpy(), v.detach().numpy())
