@@ -184,7 +184,7 @@ def _write_emitted(
     on_size: Callable[[int], Callable[[int], None]] | None,
 ) -> str:
     """Write the optimizer, then the state it goes on from; the optimizer's name."""
-    from .state.files import whole_or_nothing
+    from .state.files import told_of_writes, whole_or_nothing
 
     if to_format != "mxnet":
         state = state.without_masters()
@@ -214,7 +214,8 @@ def _write_emitted(
     native = emitter.emitted_state(state, module=stem)
     with whole_or_nothing(path) as f:
         f.write(text.encode())
-        converter(to_format, "checkpoint").write(native, target)
+        with told_of_writes(_progress(state, on_size)):
+            converter(to_format, "checkpoint").write(native, target)
     return f"{stem}.{native.optimizer}"
 
 

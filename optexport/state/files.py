@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import mmap
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from optexport.errors import CheckpointError
 
-__all__ = ["map_file", "whole_or_nothing", "whole_or_nothing_directory"]
+__all__ = ["map_file", "told_of_writes", "whole_or_nothing", "whole_or_nothing_directory"]
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -40,6 +41,35 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
         raise CheckpointError(f"{os.fspath(path)}: cannot be read: {_reason(error)}") from None
 
 
+_TELL: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar("tell", default=None)
+
+
+class _Told:
+    """A file whose writes are told as they are made."""
+
+    def __init__(self, file: BinaryIO, tell: Callable[[int], None]) -> None:
+        self._file, self._tell = file, tell
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._file.write(data)
+        size = memoryview(data).nbytes
+        self._tell(size)
+        return size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextlib.contextmanager
+def told_of_writes(tell: Callable[[int], None] | None) -> Iterator[None]:
+    """While the block runs, ``tell`` gets the number of bytes of each write of `whole_or_nothing`."""
+    token = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(token)
+
+
 @contextlib.contextmanager
 def whole_or_nothing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file to write to, which becomes ``path`` when the block ends without an exception.
@@ -55,7 +85,8 @@ def whole_or_nothing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         # Opened like any new file, so that the user's umask decides who may read the result.
         with open(part, "xb") as file:
-            yield file
+            tell = _TELL.get()
+            yield file if tell is None else cast(BinaryIO, _Told(file, tell))
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)

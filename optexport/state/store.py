@@ -10,6 +10,7 @@ from typing import Any
 from ..dialects import converter, frameworks
 from ..errors import CheckpointError, HyperparameterError, NamingError, UnknownNameError
 from . import bundle
+from .files import told_of_writes
 from .lift import lift, native_state
 from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
 from .native import NativeState, Weights
@@ -174,7 +175,8 @@ def save(
             f"{path}: expected state of a {format} optimizer, found {native.framework}:{native.optimizer}; "
             f"translate it first (translate(state, to='{format}:NAME'))"
         )
-    writer.write(native, path)
+    with told_of_writes(on_tensor):
+        writer.write(native, path)
 
 
 def optimizer_names(framework: str) -> list[str]:

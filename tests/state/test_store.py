@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +253,28 @@ def test_a_place_that_cannot_be_written(tmp_path, target):
     state = ox.init(ox.spec("sgd"), {"w": np.ones(1)})
     message = refused(CheckpointError, ox.save, state, tmp_path / target, format="bundle")
     assert message.startswith(f"{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "optimizer"), [(".pt", "torch:Adam"), (".states", "mxnet:adam"), (".safetensors", None)]
+)
+def test_progress_is_told_while_any_format_is_written(
+    tmp_path: Path, suffix: str, optimizer: str | None
+) -> None:
+    from optexport.convert import convert
+
+    state = ox.init(
+        ox.native(optimizer or "torch:Adam"), {"w": np.ones((40, 5)), "b": np.ones(3)}, dtype="float32"
+    )
+    state = ox.step(state, {"w": np.ones((40, 5)), "b": np.ones(3)})
+    ox.save(state, tmp_path / "a.safetensors", format="bundle")
+    sizes: list[int] = []
+    told: list[int] = []
+
+    def on_size(total: int) -> Callable[[int], None]:
+        sizes.append(total)
+        return told.append
+
+    convert(str(tmp_path / "a.safetensors"), str(tmp_path / f"b{suffix}"), on_size=on_size)
+    assert sizes == [3 * 4 * 203]
+    assert sum(told) >= 2 * 4 * 203
