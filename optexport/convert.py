@@ -121,12 +121,10 @@ def _sides(
     for name in optimizers:
         framework = name.partition(":")[0].lower()
         home = {"onnxruntime": "onnx"}.get(framework, framework)
-        is_target = home == to_format or (to_format == BUNDLE and home != from_format)
-        if is_target and not (home == from_format and _unsaid(source, from_format) and own is None):
-            wanted = name
-        elif home == from_format:
+        # Where both sides are of one framework the name is the target's, unless the source needs it.
+        if home == from_format and (home != to_format or (own is None and _unsaid(source, from_format))):
             own = name
-        elif to_format == BUNDLE or home not in (from_format, to_format):
+        else:
             wanted = name
     return own, wanted
 
@@ -252,9 +250,10 @@ def _advice(state: TrainingState, to_format: str, emitted: str | None) -> list[s
     """What a person must do in the target framework for the run to go on as promised."""
     if to_format != "mxnet":
         return []
+    order = state.ordered_names
     out = [
         "gluon.Trainer.step(batch_size) divides the gradient by batch_size: call it with 1 if your loss is a mean",
-        f"index i is parameter i of {', '.join(state.names[:4])}{'…' if len(state.names) > 4 else ''}: build the "
+        f"index i is parameter i of {', '.join(order[:4])}{'…' if len(order) > 4 else ''}: build the "
         "Trainer on the parameters in the file's order",
     ]
     if emitted is None and len(state.spec.groups) > 1:

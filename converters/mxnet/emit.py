@@ -305,7 +305,7 @@ def emitted_state(state: TrainingState, module: str) -> NativeState:
     module: name of the module that the class will be imported from.
     Index i is parameter i in the model's order where the weights tell it, else group by group.
     """
-    names = list(state.params) if set(state.params) == set(state.names) else list(state.names)
+    names = state.ordered_names
     attributes: dict[str, Any] = {"__module__": module, "param_idx2name": dict(enumerate(names))}
     rules = source.rules_of(state.spec)
     attributes["rule"] = next(iter(rules)) if len(rules) == 1 else None

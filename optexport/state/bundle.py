@@ -236,19 +236,13 @@ def _manifest(state: TrainingState) -> Any:
     m = message("Manifest")(version=FORMAT_VERSION, dialect=state.dialect)
     m.spec.CopyFrom(spec_to_message(state.spec))
     m.provenance.extend(state.provenance)
-    for name in _names(state):
+    for name in state.ordered_names:
         p = m.parameters.add(name=name, step=state.steps[name], carried=name in state.params)
         if name in state.params:
             _describe(p.value, state.params[name])
         for slot, array in state.slots.get(name, {}).items():
             _describe(p.slots[slot], array)
     return m
-
-
-def _names(state: TrainingState) -> list[str]:
-    """Parameters in the model's order where the weights tell it: a bundle keeps that order."""
-    names = list(state.names)
-    return list(state.params) if set(state.params) == set(names) else names
 
 
 def _describe(m: Any, array: np.ndarray) -> None:

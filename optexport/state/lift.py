@@ -228,7 +228,7 @@ def native_state(state: TrainingState, where: str) -> NativeState:
         entry.framework, "", entry.class_name or entry.name, named=True, weights=dict(state.params)
     )
     join = getattr(converter(entry.framework, "dialect"), "join", None)
-    order = _order(state)
+    order = state.ordered_names
     if join is not None:
         out.groups = [NativeGroup(join(state.spec, order, state.steps), order)]
     else:
@@ -248,9 +248,3 @@ def native_state(state: TrainingState, where: str) -> NativeState:
             }
         out.steps[name] = state.steps[name]
     return out
-
-
-def _order(state: TrainingState) -> list[str]:
-    """The model's own order where the weights tell it, else group by group."""
-    names = list(state.names)
-    return list(state.params) if set(state.params) == set(names) else names

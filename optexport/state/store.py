@@ -177,10 +177,3 @@ def save(
         )
     with told_of_writes(on_tensor):
         writer.write(native, path)
-
-
-def optimizer_names(framework: str) -> list[str]:
-    """Native optimizers of one framework, as ``framework:name``."""
-    from ..dialects import natives
-
-    return [e.qualified for e in natives()[framework].values()]

@@ -48,6 +48,12 @@ class TrainingState:
         """Parameter names, group by group."""
         return tuple(p for g in self.spec.groups for p in g.params or ())
 
+    @property
+    def ordered_names(self) -> list[str]:
+        """Parameter names in the model's own order where the weights tell it, else group by group."""
+        names = list(self.names)
+        return list(self.params) if set(self.params) == set(names) else names
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         if name in self.params:
             return tuple(self.params[name].shape)
