@@ -11,6 +11,7 @@ Tieleman & Hinton 2012, lecture 6.5 of "Neural Networks for Machine Learning"; G
     none       w ← w − ηu
     unfolded   B ← μB + u             w ← w − ηB
     folded     B ← μB − ηu            w ← w + B
+    positive   B ← μB + ηu            w ← w − B
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ INF = float("inf")
             {
                 "none": "no momentum",
                 "unfolded": "the learning rate multiplies the buffer (PyTorch)",
-                "folded": "the learning rate is inside the buffer (MXNet, Keras, Optax)",
+                "folded": "the learning rate is inside the buffer, which is added (MXNet, Optax)",
+                "folded_positive": "the learning rate is inside the buffer, which is subtracted (Keras)",
             },
         ),
         Option(
@@ -99,9 +101,16 @@ def rmsprop(
         w = w - lr * direction
     else:
         mu, b = u.kernel(u.hyper("momentum")), u.slot("momentum_buffer")
-        b = mu * b + direction if momentum == "unfolded" else mu * b - lr * direction
+        if momentum == "unfolded":
+            b = mu * b + direction
+            w = w - lr * b
+        elif momentum == "folded":
+            b = mu * b - lr * direction
+            w = w + b
+        else:
+            b = mu * b + lr * direction
+            w = w - b
         new["momentum_buffer"] = b
-        w = w - lr * b if momentum == "unfolded" else w + b
     if clip_weights:
         w = clip_value(w, u.kernel(u.hyper("clip_weights")))
     return {"param": w, **new}

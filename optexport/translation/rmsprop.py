@@ -45,6 +45,12 @@ for _from, _to in (("outside", "inside"), ("inside", "outside")):
 
 momentum_moves("rmsprop", idle=lambda _: True)
 
+for _from, _to in (("folded", "folded_positive"), ("folded_positive", "folded")):
+
+    @move("rmsprop", "the buffer changes its sign", momentum=(_from, _to))
+    def negate(x: MoveInput) -> Maps:
+        return {"slot:momentum_buffer": -x.slot("momentum_buffer")}
+
 
 @move("rmsprop", "an infinite clip of the weights is none", clip_weights=(True, False),
       when=lambda at: at.values["clip_weights"] == float("inf"))  # fmt: skip

@@ -53,6 +53,11 @@ def ort(name: str, desc: str, **arguments: Any) -> Row:
     return Row(f"onnxruntime:{name}", arguments, desc, ("float32",), "the kernel takes float32 alone")
 
 
+def keras(name: str, desc: str, dtypes: tuple[str, ...] = BOTH, reason: str = "", **arguments: Any) -> Row:
+    extra = {k: arguments.pop(k) for k in ("amplification", "floor") if k in arguments}
+    return Row(f"keras:{name}", arguments, desc, dtypes, reason, **extra)
+
+
 F32 = ("float32",)
 STATE32 = "MXNet keeps this state in float32 and fails on float64 parameters"
 # n − a² cancels where the gradient's mean is large against its spread; measured condition numbers
@@ -179,6 +184,32 @@ NATIVE = [
         epsilon=1e-3,
     ),
     ort("SGDOptimizerV2", "plain", lr=0.1),
+    keras("SGD", "plain and decay", learning_rate=0.1, weight_decay=0.1),
+    keras("SGD", "momentum", learning_rate=0.1, momentum=0.9, weight_decay=0.1, clipvalue=0.4),
+    keras("SGD", "nesterov", learning_rate=0.1, momentum=0.8, nesterov=True, loss_scale_factor=4.0),
+    keras("Adam", "defaults", learning_rate=0.001),
+    keras("Adam", "amsgrad and large eps", learning_rate=0.01, amsgrad=True, epsilon=1e-3, beta_2=0.9),
+    keras("AdamW", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
+    keras("RMSprop", "plain", learning_rate=0.01, weight_decay=0.1),
+    keras("RMSprop", "momentum and large eps", learning_rate=0.01, rho=0.95, momentum=0.9, epsilon=0.1),
+    keras(
+        "RMSprop",
+        "centered and momentum",
+        learning_rate=0.01,
+        momentum=0.8,
+        centered=True,
+        amplification=CENTERED,
+    ),
+    keras("Adagrad", "defaults", learning_rate=0.1),
+    keras(
+        "Adagrad",
+        "decay, clip and large eps",
+        learning_rate=0.1,
+        weight_decay=0.1,
+        initial_accumulator_value=0.3,
+        epsilon=0.1,
+        clipvalue=0.5,
+    ),
 ]
 
 # (row, dtype) of every case that the framework can run.

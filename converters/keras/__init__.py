@@ -1,0 +1,1 @@
+"""Keras 3: files and dialect. Nothing in `checkpoint`, `dialect` and `emit` imports Keras."""

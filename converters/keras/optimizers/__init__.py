@@ -1,0 +1,1 @@
+"""Keras' optimizers as rules, one file a family. `common` is what all of them share."""
