@@ -83,7 +83,7 @@ _SCALAR: Mapping[str, str] = {
 # Scalar operators for which Python raises, or drops a NaN, where IEEE arithmetic does not.
 _IEEE: Mapping[str, str] = {
     "div": "ieee(np.divide, {0}, {1})",
-    "pow": "ieee(np.power, {0}, {1})",
+    "pow": "ieee(pow, {0}, {1})",
     "sqrt": "ieee(np.sqrt, {0})",
     "exp": "ieee(np.exp, {0})",
     "log": "ieee(np.log, {0})",

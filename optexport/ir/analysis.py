@@ -1,7 +1,8 @@
 """What a program touches: how an emitter may schedule it.
 
 An elementwise program may run on a flat bucket of many parameters, or on one parameter cut into
-blocks; a per-tensor program needs each parameter whole, because it reduces over it.
+blocks; a per-tensor program needs each parameter whole, because it reduces over it; a group program
+needs all parameters of the step, because it sums over them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from enum import Enum
 
 from .ops import OPS
-from .program import Program
+from .program import Input, Program
+from .types import ARRAY
 
 __all__ = ["Reach", "dead_slots", "reach", "scalars"]
 
@@ -17,21 +19,35 @@ __all__ = ["Reach", "dead_slots", "reach", "scalars"]
 class Reach(Enum):
     ELEMENTWISE = "elementwise"
     TENSOR = "per-tensor"
+    GROUP = "group"
 
 
 def reach(program: Program) -> Reach:
     """The widest neighbourhood that one element of an output depends on."""
-    live = program.used()
-    wide = any(OPS[n.op].result == "scalar" for i, n in enumerate(program.nodes) if i in live and n.op in OPS)
-    return Reach.TENSOR if wide else Reach.ELEMENTWISE
+    live = [program.nodes[i] for i in program.used()]
+    if any(n.op == "group_sum" for n in live):
+        return Reach.GROUP
+    wide = {"scalar", "array", "matrix", "tensor"}
+    # A scalar slot is one number for the whole parameter.
+    if any(
+        (n.op in OPS and OPS[n.op].result in wide)
+        or n.type is ARRAY
+        or (isinstance(n.attr, Input) and n.attr.role == "slot" and not n.type.is_tensor)
+        for n in live
+    ):
+        return Reach.TENSOR
+    return Reach.ELEMENTWISE
 
 
 def scalars(program: Program) -> list[int]:
-    """Live scalar nodes that depend on no tensor: step, hyperparameters and what is made of them."""
+    """Live scalar nodes that depend on no tensor and no slot: step, hyperparameters and what is made of them."""
     live, out = program.used(), []
     host: set[int] = set()
     for i, node in enumerate(program.nodes):
-        if not node.type.is_tensor and all(a in host for a in node.args):
+        if node.type.is_tensor or node.op == "group_sum":
+            continue
+        own = isinstance(node.attr, Input) and node.attr.role == "slot"
+        if not own and all(a in host for a in node.args):
             host.add(i)
             if i in live:
                 out.append(i)

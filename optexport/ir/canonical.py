@@ -18,7 +18,7 @@ import numpy as np
 from .analysis import dead_slots
 from .ops import OPS
 from .program import Input, Node, Program
-from .types import FLOAT32, Type
+from .types import ARRAY, FLOAT32, Type
 
 __all__ = ["digest", "fold", "sweep"]
 
@@ -36,6 +36,8 @@ _FOLD: dict[str, Callable[..., float]] = {
     "sign": np.sign,
     "min": np.minimum,
     "max": np.maximum,
+    "floor": np.floor,
+    "cos": np.cos,
     "cast": lambda a: a,
 }
 _TRUTH: dict[str, Callable[[float, float], bool]] = {
@@ -111,7 +113,7 @@ def _identity(node: Node, args: list[Node], consts: list[float | str | Input | N
     if node.op == "sub" and b == 0 and same[0]:
         return node.args[0]
     if node.op == "mul":
-        if a == 0 or b == 0:
+        if (a == 0 or b == 0) and node.type is not ARRAY:
             return -1
         if a == 1 and same[1]:
             return node.args[1]
@@ -229,5 +231,6 @@ def _normal(node: Node, args: list[_Form]) -> _Form:
     if OPS[node.op].commutes:
         keys.sort()
     # A reduction's result is a scalar whatever its operand; the operator's name says so.
-    tensor = "t" if node.type in (Type.TENSOR, Type.MASK) else "s"
-    return _Form.of(hashlib.sha256(f"{node.op}:{tensor}({','.join(keys)})".encode()).hexdigest()[:32])
+    tensor = "a" if node.type is ARRAY else "t" if node.type in (Type.TENSOR, Type.MASK) else "s"
+    name = node.op if node.attr is None else f"{node.op}[{node.attr}]"
+    return _Form.of(hashlib.sha256(f"{name}:{tensor}({','.join(keys)})".encode()).hexdigest()[:32])

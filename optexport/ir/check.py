@@ -8,13 +8,23 @@ from __future__ import annotations
 import math
 
 from ..errors import RuleError
-from .ops import OPS
+from .ops import OPS, Op
 from .program import Input, Node, Program
-from .types import BOOL, FLOAT32, FLOAT64, MASK, TENSOR
+from .types import ARRAY, BOOL, FLOAT32, FLOAT64, MASK, TENSOR, Type
 
 __all__ = ["check", "check_nodes"]
 
-_ROLES = {"param": TENSOR, "grad": TENSOR, "step": FLOAT64, "hyper": FLOAT64, "slot": TENSOR}
+# The types that an input of a role may have.
+_ROLES: dict[str, tuple[Type, ...]] = {
+    "param": (TENSOR,),
+    "grad": (TENSOR,),
+    "step": (FLOAT64,),
+    "hyper": (FLOAT64,),
+    "slot": (TENSOR, ARRAY, FLOAT64, FLOAT32),
+    "noise": (TENSOR,),
+    "hessian": (TENSOR,),
+}
+_DTYPES = ("bfloat16", "float16", "float32")
 
 
 def check(program: Program) -> Program:
@@ -22,17 +32,25 @@ def check(program: Program) -> Program:
 
     Raises:
         RuleError: an unknown operator or input, a wrong number or type of operands or result, a use
-            before definition, a constant that is no number, or an output that is not a tensor.
+            before definition, a constant that is no number, or an output of another type than what it
+            replaces.
     """
     check_nodes(program)
+    held: dict[str, tuple[Type, ...]] = {}
+    for node in program.nodes:
+        if isinstance(node.attr, Input) and node.attr.role == "slot":
+            # A constant or a float64 becomes what the slot holds when it is stored.
+            held[node.attr.name] = (FLOAT64, FLOAT32) if not node.type.is_tensor else (node.type,)
     if "param" not in program.outputs:
         raise RuleError("rule: expected an output 'param', found " + (", ".join(program.outputs) or "none"))
     for name, index in program.outputs.items():
         if not 0 <= index < len(program.nodes):
             raise RuleError(f"rule: output {name!r} refers to node {index} of {len(program.nodes)}")
-        node = program.nodes[index]
-        if node.type is not TENSOR:
-            raise RuleError(f"{_at(node)}: output {name!r} is a {node.type.value}; expected a tensor")
+        node, expected = program.nodes[index], held.get(name, (TENSOR,))
+        if node.type not in expected:
+            raise RuleError(
+                f"{_at(node)}: output {name!r} is a {node.type.value}; expected a {expected[0].value}"
+            )
     written = set(program.outputs) - {"param"}
     for slot in program.inputs("slot"):
         if slot.name not in written:
@@ -75,25 +93,49 @@ def _check_node(program: Program, index: int, node: Node) -> None:
         types = types[1:]
     if any(t.is_truth for t in types):
         raise RuleError(f"{_at(node)}: {op.name} of a truth value; expected numbers, use where()")
-    if op.result == "scalar" and types[0] is not TENSOR:
-        raise RuleError(f"{_at(node)}: {op.name} reduces a tensor, found a {types[0].value}")
+    if op.result in ("scalar", "array", "matrix", "tensor", "same") and not types[0].is_tensor:
+        raise RuleError(f"{_at(node)}: {op.name} takes a tensor, found {_a(types[0])}")
+    if op.result == "total" and types[0].is_tensor:
+        raise RuleError(f"{_at(node)}: {op.name} is of a scalar, found a {types[0].value}")
+    _check_attr(node, op)
     if op.result == "cast" and (types[0].is_tensor or node.type not in (FLOAT32, FLOAT64)):
         raise RuleError(f"{_at(node)}: cast is for scalars, float32 or float64; found {types[0].value}")
     if op.result == "cast" and node.attr != node.type.value:
         raise RuleError(f"{_at(node)}: cast to {node.attr!r} gives a {node.attr}, found {node.type.value}")
-    if op.result != "cast" and node.attr is not None:
-        raise RuleError(f"{_at(node)}: {op.name} has no attribute, found {node.attr!r}")
     tensor = any(program.nodes[a].type.is_tensor for a in node.args)
     if op.result == "truth" and node.type is not (MASK if tensor else BOOL):
         raise RuleError(
             f"{_at(node)}: {op.name} gives a {'mask' if tensor else 'bool'}, found {node.type.value}"
         )
-    if op.result == "scalar" and node.type is not FLOAT64:
-        raise RuleError(f"{_at(node)}: {op.name} gives a float64, found {node.type.value}")
+    gives = {"scalar": FLOAT64, "total": FLOAT64, "array": ARRAY, "matrix": ARRAY, "tensor": TENSOR}
+    expected = types[0] if op.result == "same" else gives.get(op.result)
+    if expected is not None and node.type is not expected:
+        raise RuleError(f"{_at(node)}: {op.name} gives {_a(expected)}, found {node.type.value}")
     if op.result in ("real", "select") and (node.type.is_truth or node.type.is_tensor != tensor):
         raise RuleError(
             f"{_at(node)}: {op.name} gives a {'tensor' if tensor else 'scalar'}, found {node.type.value}"
         )
+
+
+def _a(kind: Type) -> str:
+    return f"{'an' if kind is ARRAY else 'a'} {kind.value}"
+
+
+def _check_attr(node: Node, op: Op) -> None:
+    """The attribute is what the operator's table says."""
+    attr = node.attr
+    if not op.attr:
+        if attr is not None:
+            raise RuleError(f"{_at(node)}: {op.name} has no attribute, found {attr!r}")
+        return
+    whole = isinstance(attr, str) and attr.lstrip("-").isdigit() and attr.count("-") <= 1
+    good = {
+        "axis": whole or (attr == "all" and op.name == "size"),
+        "index": whole,
+        "dtype": op.name == "cast" or attr in _DTYPES,
+    }
+    if not good[op.attr]:
+        raise RuleError(f"{_at(node)}: {op.name} expected an attribute {op.attr}, found {attr!r}")
 
 
 def _check_input(node: Node) -> None:
@@ -104,9 +146,9 @@ def _check_input(node: Node) -> None:
         raise RuleError(f"{_at(node)}: unknown input {role!r}; expected one of {', '.join(_ROLES)}")
     if node.attr.name and role not in ("hyper", "slot"):
         raise RuleError(f"{_at(node)}: input {role!r} has no name, found {node.attr.name!r}")
-    if node.type is not _ROLES[role]:
+    if node.type not in _ROLES[role]:
         raise RuleError(
-            f"{_at(node)}: input {node.attr.key!r} is a {_ROLES[role].value}, found {node.type.value}"
+            f"{_at(node)}: input {node.attr.key!r} is a {_ROLES[role][0].value}, found {node.type.value}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 __all__ = ["OPS", "Op"]
 
-Result = Literal["real", "truth", "scalar", "select", "cast"]
+Result = Literal["real", "truth", "scalar", "select", "cast", "array", "matrix", "tensor", "same", "total"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,11 @@ class Op:
     """One operator.
 
     result: ``real`` elementwise on reals; ``truth`` elementwise comparison or logic; ``scalar``
-        reduction of a tensor; ``select`` where(truth, real, real); ``cast`` scalar to ``attr``.
+        reduction of a tensor; ``select`` where(truth, real, real); ``cast`` scalar to ``attr``;
+        ``array`` reduction over axis ``attr``, which stays with size 1; ``matrix`` of the last two
+        axes; ``tensor`` gives the parameter's shape; ``same`` keeps its operand's type; ``total``
+        a scalar summed over every parameter that the step updates.
+    attr: what the attribute is: nothing, an ``axis``, an ``index`` or a ``dtype``, as text.
     text: how `printer` writes it, ``{0}`` … being the operands.
     binding: how tightly it binds when printed (higher binds tighter; 9 never needs parentheses).
     """
@@ -31,6 +35,7 @@ class Op:
     text: str
     binding: int = 9
     commutes: bool = False
+    attr: str = ""
 
 
 OPS: dict[str, Op] = {
@@ -56,6 +61,19 @@ OPS: dict[str, Op] = {
         Op("sum", 1, "scalar", "sum({0})"),
         Op("mean", 1, "scalar", "mean({0})"),
         Op("norm", 1, "scalar", "‖{0}‖"),
-        Op("cast", 1, "cast", "{attr}({0})"),
+        Op("cast", 1, "cast", "{attr}({0})", attr="dtype"),
+        Op("floor", 1, "real", "⌊{0}⌋"),
+        Op("cos", 1, "real", "cos({0})"),
+        Op("sum_axis", 1, "array", "sum_{attr}({0})", attr="axis"),
+        Op("mean_axis", 1, "array", "mean_{attr}({0})", attr="axis"),
+        Op("max_axis", 1, "array", "max_{attr}({0})", attr="axis"),
+        Op("matmul", 2, "matrix", "{0} @ {1}", 5),
+        Op("transpose", 1, "matrix", "({0})ᵀ"),
+        Op("expand", 1, "tensor", "{0}"),
+        Op("item", 1, "tensor", "{0}[{attr}]", attr="index"),
+        Op("push", 2, "array", "push({0}, {1})"),
+        Op("size", 1, "scalar", "size_{attr}({0})", attr="axis"),
+        Op("rounded", 1, "same", "{attr}({0})", attr="dtype"),
+        Op("group_sum", 1, "total", "Σ_group({0})"),
     )
 }

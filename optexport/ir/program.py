@@ -13,7 +13,7 @@ from .types import Type
 
 __all__ = ["Input", "Node", "Program", "Role"]
 
-Role = Literal["param", "grad", "step", "hyper", "slot"]
+Role = Literal["param", "grad", "step", "hyper", "slot", "noise", "hessian"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Input:
 
     role: ``param`` the parameter before the step; ``grad`` the raw gradient; ``step`` the number of
         completed updates (float64 scalar holding an integer); ``hyper`` a hyperparameter; ``slot``
-        a state tensor before the step.
+        a state tensor before the step; ``noise`` standard normal numbers; ``hessian`` the diagonal
+        of the Hessian, or its product with a vector.
     name: the hyperparameter's or slot's name, empty for the others.
     """
 

@@ -19,22 +19,35 @@ from ..errors import RuleError
 from .check import check, check_nodes
 from .ops import OPS
 from .program import Input, Node, Program, Role
-from .types import BOOL, FLOAT64, MASK, TENSOR, Type, join
+from .types import ARRAY, BOOL, FLOAT64, MASK, TENSOR, Type, join
 
 __all__ = [
     "Tracer",
     "Value",
     "absolute",
     "cast",
+    "cos",
     "exp",
+    "expand",
+    "floor",
+    "group_sum",
+    "item",
     "log",
+    "matmul",
+    "max_axis",
     "maximum",
     "mean",
+    "mean_axis",
     "minimum",
     "norm",
+    "push",
+    "rounded",
     "sign",
+    "size",
     "sqrt",
     "total",
+    "total_axis",
+    "transpose",
     "where",
 ]
 
@@ -151,9 +164,19 @@ class Tracer:
         """A hyperparameter (float64 scalar)."""
         return self._input("hyper", name, FLOAT64)
 
-    def slot(self, name: str) -> Value:
-        """A state tensor before the step."""
-        return self._input("slot", name, TENSOR)
+    def slot(self, name: str, type_: Type = TENSOR) -> Value:
+        """A state tensor before the step; of type ARRAY or a scalar where the slot is one."""
+        return self._input("slot", name, type_)
+
+    @property
+    def noise(self) -> Value:
+        """Independent standard normal numbers (tensor)."""
+        return self._input("noise", "", TENSOR)
+
+    @property
+    def hessian(self) -> Value:
+        """The diagonal of the Hessian, or its product with a vector (tensor)."""
+        return self._input("hessian", "", TENSOR)
 
     def const(self, value: float) -> Value:
         return self._add(Node("const", (), FLOAT64, float(value), line=_caller()))
@@ -194,13 +217,17 @@ def _apply(name: str, *operands: Operand, attr: str | None = None) -> Value:
     types = [v.type for v, x in zip(values, operands, strict=True) if isinstance(x, Value)]
     if op.result == "truth":
         out = MASK if any(t.is_tensor for t in types) else BOOL
-    elif op.result == "scalar":
+    elif op.result in ("scalar", "total"):
         out = FLOAT64
     elif op.result == "cast":
         out = Type(attr)
+    elif op.result in ("array", "matrix"):
+        out = ARRAY
+    elif op.result == "tensor":
+        out = TENSOR
     else:
-        reals = [t for t in types if not t.is_truth]
-        out = TENSOR if any(t.is_tensor for t in types) else join(reals)
+        # A mask has the shape of the parameter.
+        out = join([TENSOR if t is MASK else t for t in types if t is not BOOL])
     return tracer._add(Node(name, tuple(v.index for v in values), out, attr, line=line))
 
 
@@ -217,6 +244,8 @@ exp = _unary("exp", "e to the power, elementwise.")
 log = _unary("log", "Natural logarithm, elementwise.")
 absolute = _unary("abs", "Absolute value, elementwise.")
 sign = _unary("sign", "−1, 0 or 1, elementwise.")
+floor = _unary("floor", "Largest whole number that is not above, elementwise.")
+cos = _unary("cos", "Cosine, elementwise.")
 total = _unary("sum", "Sum over a tensor: a float64 scalar.")
 mean = _unary("mean", "Mean over a tensor: a float64 scalar.")
 norm = _unary("norm", "L2 norm of a tensor: a float64 scalar.")
@@ -240,3 +269,42 @@ def where(condition: Value, a: Operand, b: Operand) -> Value:
 def cast(x: Value, to: Type) -> Value:
     """A scalar rounded to ``to`` (float32 or float64)."""
     return _apply("cast", x, attr=to.value)
+
+
+transpose = _unary("transpose", "The last two axes exchanged: an array.")
+expand = _unary("expand", "An array broadcast to the parameter's shape: a tensor.")
+group_sum = _unary("group_sum", "A per-tensor scalar summed over every parameter that the step updates.")
+
+
+def _along(name: str, doc: str) -> Callable[[Value, int], Value]:
+    def function(x: Value, axis: int) -> Value:
+        return _apply(name, x, attr=str(axis))
+
+    function.__doc__ = doc
+    return function
+
+
+total_axis = _along("sum_axis", "Sum over one axis, which stays with size 1: an array.")
+mean_axis = _along("mean_axis", "Mean over one axis, which stays with size 1: an array.")
+max_axis = _along("max_axis", "Maximum over one axis, which stays with size 1: an array.")
+item = _along("item", "Item ``axis`` of a history: a tensor.")
+
+
+def push(history: Value, x: Value) -> Value:
+    """The history without its first item, ``x`` at its end."""
+    return _apply("push", history, x)
+
+
+def matmul(a: Value, b: Value) -> Value:
+    """Matrix product of the last two axes: an array."""
+    return _apply("matmul", a, b)
+
+
+def size(x: Value, axis: int | None = None) -> Value:
+    """Number of elements, of the whole tensor or along one axis: a scalar."""
+    return _apply("size", x, attr="all" if axis is None else str(axis))
+
+
+def rounded(x: Value, dtype: str) -> Value:
+    """A tensor rounded to bfloat16, float16 or float32; what follows goes on in the tensor's dtype."""
+    return _apply("rounded", x, attr=dtype)

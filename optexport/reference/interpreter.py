@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..ir.program import Input, Node, Program
-from ..ir.types import FLOAT32
+from ..ir.types import FLOAT32, TENSOR
 
-__all__ = ["run"]
+__all__ = ["run", "run_together"]
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "add": np.add,
@@ -30,11 +30,48 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "lt": np.less,
     "le": np.less_equal,
     "where": np.where,
+    "floor": np.floor,
+    "cos": np.cos,
+    "matmul": np.matmul,
 }
 _REDUCE: dict[str, Callable[..., Any]] = {
     "sum": lambda x: x.sum(dtype=np.float64),
     "mean": lambda x: x.mean(dtype=np.float64),
     "norm": lambda x: np.sqrt(np.square(x, dtype=np.float64).sum()),
+}
+_ALONG: dict[str, Callable[..., Any]] = {"sum_axis": np.sum, "mean_axis": np.mean, "max_axis": np.max}
+Running = Generator[float, float, dict[str, Any]]
+
+
+def _rounded(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    import ml_dtypes
+
+    narrow = ml_dtypes.bfloat16 if node.attr == "bfloat16" else np.dtype(node.attr)
+    return np.asarray(values[node.args[0]]).astype(narrow).astype(dtype)
+
+
+def _along(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    return _ALONG[node.op](values[node.args[0]], axis=int(node.attr), keepdims=True)  # type: ignore[arg-type]
+
+
+def _size(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    x = values[node.args[0]]
+    return np.float64(np.size(x) if node.attr == "all" else np.shape(x)[int(node.attr)])  # type: ignore[arg-type]
+
+
+# What depends on shapes, or on an attribute: (values so far, node, the parameter's shape, dtype).
+_SHAPED: dict[str, Callable[..., Any]] = {
+    "sum_axis": _along,
+    "mean_axis": _along,
+    "max_axis": _along,
+    "transpose": lambda values, node, shape, dtype: np.swapaxes(values[node.args[0]], -1, -2),
+    "expand": lambda values, node, shape, dtype: np.broadcast_to(values[node.args[0]], shape),
+    "item": lambda values, node, shape, dtype: values[node.args[0]][int(node.attr)],
+    "push": lambda values, node, shape, dtype: np.concatenate(
+        [values[node.args[0]][1:], np.asarray(values[node.args[1]], dtype)[None]]
+    ),
+    "size": _size,
+    "rounded": _rounded,
 }
 
 
@@ -46,15 +83,43 @@ def run(program: Program, inputs: Mapping[str, Any], dtype: Any = np.float64) ->
     dtype: of every tensor operation. Scalars are float64 (float32 where the rule says so) and are
         rounded to ``dtype`` where they meet a tensor.
     Returns the new values by output name: arrays of ``dtype``, or floats where a program (a
-    translation's) has scalar outputs.
+    translation's) has scalar outputs. Group sums have the one member.
     """
-    dtype = np.dtype(dtype)
-    values: list[Any] = []
+    return run_together([(program, inputs)], dtype)[0]
+
+
+def run_together(
+    members: Sequence[tuple[Program, Mapping[str, Any]]], dtype: Any = np.float64
+) -> list[dict[str, Any]]:
+    """Execute one program a parameter in lockstep, so that group sums see all of them.
+
+    The n-th group sum of each program is added up over the members that have one, in their order.
+    """
+    done: dict[int, dict[str, Any]] = {}
+    running = {i: _execute(p, x, np.dtype(dtype)) for i, (p, x) in enumerate(members)}
+    totals: dict[int, float | None] = dict.fromkeys(running)
     with np.errstate(all="ignore"):
-        for node in program.nodes:
-            values.append(_value(program, node, values, inputs, dtype))
-            if node.op == "const" and node.type.is_tensor:
-                values[-1] = np.full(_shape(program, inputs), values[-1])
+        while running:
+            parts = {}
+            for i, member in list(running.items()):
+                try:
+                    parts[i] = member.send(totals[i])  # type: ignore[arg-type]  (None starts it)
+                except StopIteration as finished:
+                    done[i] = finished.value
+                    del running[i]
+            totals.update(dict.fromkeys(parts, float(np.sum(list(parts.values())))))
+    return [done[i] for i in range(len(members))]
+
+
+def _execute(program: Program, inputs: Mapping[str, Any], dtype: np.dtype) -> Running:
+    values: list[Any] = []
+    for node in program.nodes:
+        if node.op == "group_sum":
+            values.append(np.float64((yield values[node.args[0]])))
+            continue
+        values.append(_value(program, node, values, inputs, dtype))
+        if node.op == "const" and node.type.is_tensor:
+            values[-1] = np.full(_shape(program, inputs), values[-1])
     return {
         name: np.asarray(values[i], dtype) if program.nodes[i].type.is_tensor else float(values[i])
         for name, i in program.outputs.items()
@@ -63,7 +128,7 @@ def run(program: Program, inputs: Mapping[str, Any], dtype: Any = np.float64) ->
 
 def _shape(program: Program, inputs: Mapping[str, Any]) -> tuple[int, ...]:
     """Of every tensor: that of the first one among the inputs."""
-    tensors = (i.key for i in program.inputs() if i.role in ("param", "grad", "slot"))
+    tensors = (n.attr.key for n in program.nodes if isinstance(n.attr, Input) and n.type is TENSOR)
     return np.shape(inputs[next(tensors, "param")])
 
 
@@ -80,6 +145,8 @@ def _value(
         return kind(values[node.args[0]])
     if node.op in _REDUCE:
         return np.float64(_REDUCE[node.op](values[node.args[0]]))
+    if node.op in _SHAPED:
+        return _SHAPED[node.op](values, node, _shape(program, inputs), dtype)
     operands = [
         # A scalar that meets a tensor is rounded to the tensor's dtype first.
         v
@@ -89,6 +156,9 @@ def _value(
         else kind(v)
         for a, v in zip(node.args, (values[a] for a in node.args), strict=True)
     ]
+    if node.op == "pow" and not node.type.is_tensor:
+        # Through libm, as a host computes it; the ufunc's vector code may miss the nearest by a unit.
+        return kind(operands[0] ** operands[1])
     result = _ELEMENTWISE[node.op](*operands)
     return result if node.type.is_truth or node.type.is_tensor else kind(result)
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, HyperparameterError
+from ..rules import Rule
 from ..specs import Spec
-from ..state.training import MASTER, TrainingState, initial
-from .interpreter import run
+from ..state.training import MASTER, TrainingState
+from .interpreter import run_together
 
 __all__ = ["init", "step"]
 
@@ -32,8 +33,7 @@ def init(spec: Spec, params: Mapping[str, Any], dtype: Any = None) -> TrainingSt
     for name, value in values.items():
         group = spec.group(name)
         slots[name] = {
-            s.name: np.full(value.shape, initial(s.init, group.hyperparameters), kind)
-            for s in group.rule.slots
+            s.name: s.first(value, value.shape, kind, group.hyperparameters) for s in group.rule.slots
         }
     native = {g.native for g in spec.groups}
     return TrainingState(
@@ -51,6 +51,8 @@ def step(
     grads: Mapping[str, Any],
     lr: float | Sequence[float] | None = None,
     dtype: Any = None,
+    noise: Mapping[str, Any] | None = None,
+    hessian: Mapping[str, Any] | None = None,
 ) -> TrainingState:
     """One update of every parameter that has a gradient.
 
@@ -60,9 +62,12 @@ def step(
         kept.
     dtype: of the arithmetic and the result; the state's own when None (float64 unless ``init`` was
         told otherwise).
+    noise: name -> standard normal numbers of the parameter's shape, for rules with random noise.
+    hessian: name -> diagonal of the Hessian, or its product with a vector, for rules that take one.
 
     Raises:
-        CheckpointError: a parameter has no value. HyperparameterError: a gradient of another shape.
+        CheckpointError: a parameter has no value. HyperparameterError: a gradient, noise or hessian
+            of another shape, or one that the rule needs and is not given.
     """
     kind = np.dtype(state.dtype if dtype is None else dtype)
     params, slots, steps = dict(state.params), dict(state.slots), dict(state.steps)
@@ -71,6 +76,7 @@ def step(
         raise HyperparameterError(
             f"gradient for {unknown[0]!r}: expected a parameter among {', '.join(state.names)}"
         )
+    members: list[tuple[str, Rule, dict[str, Any]]] = []
     for index, group in enumerate(state.spec.groups):
         values = group.values(state.spec.lr_of(index, lr))
         for name in group.params or ():
@@ -91,8 +97,33 @@ def step(
             inputs = {"param": weight, "grad": grad, "step": steps[name]}
             inputs |= {f"hyper:{k}": v for k, v in values.items()}
             inputs |= {f"slot:{k}": v for k, v in have.items()}
-            new = run(group.rule.program, inputs, kind)
-            params[name] = new.pop("param")
-            slots[name] = {**new, MASTER: params[name]} if master is not None else new
-            steps[name] += 1
+            inputs |= _given(group.rule, name, weight.shape, noise=noise, hessian=hessian)
+            members.append((name, group.rule, inputs))
+    made = run_together([(rule.program, inputs) for _, rule, inputs in members], kind)
+    for (name, rule, _), new in zip(members, made, strict=True):
+        params[name] = new.pop("param")
+        # A scalar slot has a dtype of its own.
+        new = {s.name: np.asarray(new[s.name], s.dtype_for(kind)) for s in rule.slots}
+        slots[name] = (
+            {**new, MASTER: params[name]} if state.slots.get(name, {}).get(MASTER) is not None else new
+        )
+        steps[name] += 1
     return replace(state, params=params, slots=slots, steps=steps, dtype=kind.name)
+
+
+def _given(
+    rule: Rule, name: str, shape: tuple[int, ...], **given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the caller gives beside the gradient, where the rule reads it."""
+    out = {}
+    for role, values in given.items():
+        if not rule.program.inputs(role):  # type: ignore[arg-type]
+            continue
+        value = np.asarray((values or {}).get(name, np.nan))
+        if value.shape != shape:
+            found = f"shape {value.shape}" if values and name in values else "none"
+            raise HyperparameterError(
+                f"{role} for {name!r}: expected an array of shape {shape}, found {found}; pass {role}="
+            )
+        out[role] = value
+    return out

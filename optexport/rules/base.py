@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from numbers import Real
 from typing import Any
 
-from ..errors import HyperparameterError, UnknownNameError
-from ..ir import FLOAT32, FLOAT64, Program, Tracer, Value, cast, digest
+import numpy as np
+
+from ..errors import CheckpointError, HyperparameterError, UnknownNameError
+from ..ir import ARRAY, FLOAT32, FLOAT64, TENSOR, Program, Tracer, Type, Value, cast, digest
 
 __all__ = [
+    "Count",
     "Family",
     "Hyper",
     "Option",
@@ -31,15 +34,20 @@ __all__ = [
     "register",
 ]
 
-OptionValue = bool | str
+OptionValue = bool | str | int
 
 
 @dataclass(frozen=True)
 class Option:
-    """A static semantic choice: its name and a sentence for each value."""
+    """A static semantic choice: its name and a sentence for each value.
+
+    default: what it is where nothing is said, for choices that are additions to a rule (a clip, an
+        averaging); None where every rule must say.
+    """
 
     name: str
     choices: Mapping[OptionValue, str]
+    default: OptionValue | None = None
 
     def check(self, family: str, value: object) -> OptionValue:
         # True and 1 are one dictionary key; an option's value must be of the choice's own type.
@@ -49,6 +57,23 @@ class Option:
         expected = ", ".join(json.dumps(c) for c in self.choices)
         raise HyperparameterError(
             f"{family}: option {self.name!r} expected one of {expected}, found {value!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Count(Option):
+    """A static whole number, in [low, high]: how many items a history has."""
+
+    choices: Mapping[OptionValue, str] = field(default_factory=dict)
+    doc: str = ""
+    low: int = 1
+    high: int = 1000
+
+    def check(self, family: str, value: object) -> OptionValue:
+        if isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return value
+        raise HyperparameterError(
+            f"{family}: option {self.name!r} expected a whole number in [{self.low}, {self.high}], found {value!r}"
         )
 
 
@@ -87,14 +112,65 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Slot:
-    """A state tensor: shaped and typed like the parameter.
+    """A state tensor.
 
-    init: ``zeros``, or the hyperparameter whose value fills it.
+    init: ``zeros``, ``param`` (it starts as the parameter), a number as text, or the hyperparameter
+        whose value fills it.
+    shape: ``param`` the parameter's; ``scalar``; ``without:-1`` that axis with size 1; ``only:0``
+        every other axis with size 1; ``history:10`` ten of the parameter's, the newest last.
+    dtype: ``param`` the parameter's, ``float32`` or ``float64``; scalars have one of the latter.
     """
 
     name: str
     doc: str
     init: str = "zeros"
+    shape: str = "param"
+    dtype: str = "param"
+
+    @property
+    def type(self) -> Type:
+        """Of its value in a program."""
+        if self.shape == "scalar":
+            return FLOAT32 if self.dtype == "float32" else FLOAT64
+        return TENSOR if self.shape == "param" else ARRAY
+
+    def shape_for(self, param: Sequence[int]) -> tuple[int, ...]:
+        """Its shape beside a parameter of this shape."""
+        kind, _, number = self.shape.partition(":")
+        shape = tuple(int(n) for n in param)
+        if kind == "scalar":
+            return ()
+        if kind == "history":
+            return (int(number), *shape)
+        if kind == "without":
+            axis = int(number) % len(shape)
+            return tuple(1 if i == axis else n for i, n in enumerate(shape))
+        if kind == "only":
+            return tuple(n if i == int(number) else 1 for i, n in enumerate(shape))
+        return shape
+
+    def dtype_for(self, param: Any) -> np.dtype[Any]:
+        """Its dtype beside a parameter of this one."""
+        if self.dtype == "param":
+            return np.dtype(np.float64 if self.shape == "scalar" else param)
+        return np.dtype(self.dtype)
+
+    def first(self, param: Any, shape: Sequence[int], dtype: Any, values: Mapping[str, float]) -> np.ndarray:
+        """Its value before the first update.
+
+        param: the parameter's value, None where it is not at hand (init is not ``param``).
+        """
+        if self.init == "param":
+            if param is None:
+                raise CheckpointError(
+                    f"slot {self.name!r}: starts as the parameter, expected its value, found none; "
+                    "pass the weights (--model)"
+                )
+            return np.array(param, self.dtype_for(dtype))
+        value = 0.0 if self.init == "zeros" else values.get(self.init)
+        return np.full(
+            self.shape_for(shape), float(self.init) if value is None else value, self.dtype_for(dtype)
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +215,16 @@ class Update:
         self.tracer, self.family, self.options = Tracer(), family, options
         self.param = self.tracer.param
         self.step = self.tracer.step
+        self._grad: Value | None = None
+
+    @property
+    def grad(self) -> Value:
+        """The gradient, raw or as a wrapper around the rule hands it on."""
+        return self.tracer.grad if self._grad is None else self._grad
+
+    @grad.setter
+    def grad(self, value: Value) -> None:
+        self._grad = value
 
     def hyper(self, name: str) -> Value:
         """A hyperparameter, in double as the host has it, or as an attribute holds it."""
@@ -158,7 +244,7 @@ class Update:
     def slot(self, name: str) -> Value:
         if name not in self.family.slots:
             raise UnknownNameError(f"{self.family.name}: slot {name!r} is not declared")
-        return self.tracer.slot(name)
+        return self.tracer.slot(name, self.family.slots[name].type)
 
     def let(self, label: str, x: Value) -> Value:
         return self.tracer.let(label, x)
@@ -168,9 +254,16 @@ def _through_float32(x: Value) -> Value:
     return cast(cast(x, FLOAT32), FLOAT64)
 
 
+Fit = Callable[[Mapping[str, OptionValue], tuple[int, ...]], Mapping[str, OptionValue]]
+
+
 @dataclass(frozen=True)
 class Family:
-    """A parametrised update rule. ``function(u, **options)`` returns the new values by name."""
+    """A parametrised update rule. ``function(u, **options)`` returns the new values by name.
+
+    fit: options, a parameter's shape -> options, where some follow from the shape (Adafactor's
+        factors, Muon's matrices). fits: every setting of those options that can come out.
+    """
 
     name: str
     function: Callable[..., Mapping[str, Value]]
@@ -179,9 +272,12 @@ class Family:
     slots: Mapping[str, Slot]
     source: str
     doc: str
+    fit: Fit | None = None
+    fits: tuple[Mapping[str, OptionValue], ...] = ()
 
     def check_options(self, given: Mapping[str, object]) -> dict[str, OptionValue]:
         """Every option with a checked value, in the declared order."""
+        given = {**{o.name: o.default for o in self.options.values() if o.default is not None}, **given}
         unknown = sorted(set(given) - set(self.options))
         missing = [o for o in self.options if o not in given]
         if unknown or missing:
@@ -192,7 +288,7 @@ class Family:
         return {name: option.check(self.name, given[name]) for name, option in self.options.items()}
 
     def rule(self, **options: object) -> Rule:
-        """Trace the family at these options; every option must be given.
+        """Trace the family at these options; every option without a default must be given.
 
         Raises:
             HyperparameterError: an option that is unknown, missing, or not among its choices.
@@ -236,6 +332,8 @@ def family(
     hyperparameters: tuple[Hyper, ...],
     slots: tuple[Slot, ...],
     source: str,
+    fit: Fit | None = None,
+    fits: tuple[Mapping[str, OptionValue], ...] = (),
 ) -> Callable[[Callable[..., Mapping[str, Value]]], Family]:
     """Register the decorated function as a family, with the options that all families share."""
     from .common import GRADIENT_HYPERPARAMETERS, GRADIENT_OPTIONS
@@ -252,6 +350,8 @@ def family(
             by_name(slots),
             source,
             function.__doc__ or "",
+            fit,
+            fits,
         )
         register(fam)
         return fam

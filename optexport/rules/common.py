@@ -66,7 +66,7 @@ def gradient(u: Update, decay: OptionValue) -> Value:
     Order: sign, rescale, clip (if before decay), ``+ λw`` (if decay is ``l2``), clip (if after).
     """
     o = u.options
-    g = -u.tracer.grad if o["maximize"] else u.tracer.grad
+    g = -u.grad if o["maximize"] else u.grad
     if o["rescale"]:
         g = rescale(g, u.kernel(u.hyper("rescale_grad")))
     if o["clip"] == "before_decay":
@@ -75,7 +75,7 @@ def gradient(u: Update, decay: OptionValue) -> Value:
         g = g + u.kernel(u.hyper("weight_decay")) * u.param
     if o["clip"] == "after_decay":
         g = clip_value(g, u.kernel(u.hyper("clip_gradient")))
-    return g if g.index == u.tracer.grad.index else u.let("g_eff", g)
+    return g if g.index == u.grad.index else u.let("g_eff", g)
 
 
 def decay_first(u: Update, decay: OptionValue) -> Value:

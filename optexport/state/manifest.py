@@ -101,7 +101,13 @@ def spec_to_message(spec: Spec) -> Any:
             g.rule.options[name] = json.dumps(option)
         g.rule.program.CopyFrom(to_message(group.rule.program))
         for slot in group.rule.slots:
-            g.rule.slots.add(name=slot.name, init=slot.init)
+            g.rule.slots.add(
+                name=slot.name,
+                init=slot.init,
+                # What older files mean by leaving them out.
+                shape="" if slot.shape == "param" else slot.shape,
+                dtype="" if slot.dtype == "param" else slot.dtype,
+            )
         g.rule.hyperparameters.extend(h.name for h in group.rule.hyperparameters)
     return out
 
@@ -166,7 +172,7 @@ def _rule(m: Any, where: str) -> Rule:
     inf = float("inf")
     known: Mapping[str, Hyper] = fam.hyperparameters if fam else {}
     hypers = tuple(known.get(h) or Hyper(h, math.nan, -inf, inf, "") for h in m.hyperparameters)
-    slots = tuple(Slot(s.name, "", s.init) for s in m.slots)
+    slots = tuple(Slot(s.name, "", s.init, s.shape or "param", s.dtype or "param") for s in m.slots)
     _check_rule(program, slots, hypers, f"{where}: rule {m.family!r}")
     return Rule(m.family, options, program, slots, hypers, where)
 
@@ -179,11 +185,19 @@ def _check_rule(program: Program, slots: Sequence[Slot], hypers: Sequence[Hyper]
             f"{where}: expected the slots {', '.join(sorted(written)) or 'none'}, found {', '.join(named)}"
         )
     values = {h.name for h in hypers}
-    needed = {i.name for i in program.inputs("hyper")} | {s.init for s in slots if s.init != "zeros"}
+    needed = {i.name for i in program.inputs("hyper")} | {s.init for s in slots if not _fixed(s.init)}
     if needed - values:
         raise CheckpointError(
             f"{where}: hyperparameter {min(needed - values)!r} is read and not listed; the file was changed"
         )
+
+
+def _fixed(init: str) -> bool:
+    """Whether a slot's initial value is no hyperparameter."""
+    try:
+        return init in ("zeros", "param") or math.isfinite(float(init))
+    except ValueError:
+        return False
 
 
 def _plain(value: Any) -> Any:

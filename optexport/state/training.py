@@ -57,14 +57,18 @@ class TrainingState:
     def shape(self, name: str) -> tuple[int, ...] | None:
         if name in self.params:
             return tuple(self.params[name].shape)
-        for array in self.slots.get(name, {}).values():
-            return tuple(array.shape)
+        kinds = {s.name: s.shape for s in self.spec.group(name).rule.slots}
+        for slot, array in self.slots.get(name, {}).items():
+            kind = kinds.get(slot, "param")
+            if kind == "param" or kind.startswith("history"):
+                return tuple(array.shape[kind != "param" :])
         return self.shapes.get(name)
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
         """dtype of a parameter's state: that of its slots, else of its value, else float32."""
+        own = {s.name for s in self.spec.group(name).rule.slots if s.dtype == "param"}
         for slot, array in self.slots.get(name, {}).items():
-            if slot != MASTER:
+            if slot in own:
                 return np.dtype(array.dtype)
         return self.params[name].dtype if name in self.params else np.dtype(np.float32)
 
@@ -81,12 +85,13 @@ class TrainingState:
                 out[slot.name] = have[slot.name]
                 continue
             shape = self.shape(name)
-            if shape is None:
+            if shape is None and slot.shape != "scalar":
                 raise CheckpointError(
                     f"parameter {name!r}, slot {slot.name!r}: expected a tensor, found none, and no tensor "
                     "tells the parameter's shape; pass the weights (--model) so that it can start fresh"
                 )
-            out[slot.name] = np.full(shape, initial(slot.init, group.hyperparameters), self.state_dtype(name))
+            value = self.params.get(name, have.get(MASTER))
+            out[slot.name] = slot.first(value, shape or (), self.state_dtype(name), group.hyperparameters)
         if MASTER in have:
             out[MASTER] = have[MASTER]
         return out
@@ -121,8 +126,3 @@ class TrainingState:
             steps=rename(self.steps),
             shapes=rename(self.shapes),
         )
-
-
-def initial(init: str, hyperparameters: Mapping[str, float]) -> float:
-    """The number a slot starts at."""
-    return 0.0 if init == "zeros" else float(hyperparameters[init])

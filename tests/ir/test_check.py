@@ -32,7 +32,7 @@ def node(op: str, *args: int, type=TENSOR, attr=None) -> Node:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (node("matmul", 0, 1), "unknown operator 'matmul'; expected one of add, sub, mul"),
+        (node("convolve", 0, 1), "unknown operator 'convolve'; expected one of add, sub, mul"),
         (node("add", 0), "add takes 2 operands, found 1"),
         (node("sqrt", 0, 1), "sqrt takes 1 operands, found 2"),
         (node("add", 0, 3), "add uses [0, 3] at node 3; expected earlier nodes"),
@@ -45,7 +45,7 @@ def node(op: str, *args: int, type=TENSOR, attr=None) -> Node:
         (node("lt", 2, 2, type=MASK), "lt gives a bool, found mask"),
         (node("lt", 0, 1, type=TENSOR), "lt gives a mask, found tensor"),
         (node("norm", 0, type=TENSOR), "norm gives a float64, found tensor"),
-        (node("norm", 2, type=FLOAT64), "norm reduces a tensor, found a float64"),
+        (node("norm", 2, type=FLOAT64), "norm takes a tensor, found a float64"),
         (node("where", 0, 0, 1), "where needs a condition first, found a tensor"),
         (node("cast", 0, type=FLOAT32, attr="float32"), "cast is for scalars, float32 or float64; found t"),
         (node("cast", 2, type=FLOAT32, attr="float64"), "cast to 'float64' gives a float64, found float32"),
@@ -59,7 +59,7 @@ def node(op: str, *args: int, type=TENSOR, attr=None) -> Node:
         (node("input", 0, type=TENSOR, attr=Input("param")), "input takes no operands, found 1"),
         (node("input", type=TENSOR, attr=Input("loss")), "unknown input 'loss'; expected one of param, grad,"),
         (node("input", type=TENSOR, attr=Input("hyper", "lr")), "input 'hyper:lr' is a float64, found t"),
-        (node("input", type=FLOAT64, attr=Input("slot", "m")), "input 'slot:m' is a tensor, found float64"),
+        (node("input", type=BOOL, attr=Input("slot", "m")), "input 'slot:m' is a tensor, found bool"),
         (node("input", type=TENSOR, attr=Input("param", "w")), "input 'param' has no name, found 'w'"),
     ],
 )  # fmt: skip

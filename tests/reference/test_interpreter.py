@@ -11,27 +11,43 @@ import pytest
 import optexport as ox
 from optexport.errors import CheckpointError, HyperparameterError
 from optexport.ir import (
+    ARRAY,
     FLOAT32,
     FLOAT64,
     Tracer,
     absolute,
     cast,
+    cos,
     exp,
+    expand,
+    floor,
+    group_sum,
+    item,
     log,
+    matmul,
+    max_axis,
     maximum,
     mean,
+    mean_axis,
     minimum,
     norm,
+    push,
+    rounded,
     sign,
+    size,
     sqrt,
     total,
+    total_axis,
+    transpose,
     where,
 )
 from optexport.ir.ops import OPS
 from optexport.reference import run
+from optexport.reference.interpreter import run_together
 
 W = np.array([[1.0, -4.0], [9.0, 0.25]])
 G = np.array([[2.0, 2.0], [-3.0, 0.5]])
+HISTORY = np.array([[[0.0, 0.0], [0.0, 0.0]], [[3.0, 4.0], [5.0, 6.0]]])
 
 # Expectations are numbers, worked out by hand for W and G.
 OPERATORS = [
@@ -60,13 +76,28 @@ OPERATORS = [
         lambda w, g: w * 0 + cast(w.tracer.hyper("lr"), FLOAT32),
         [[0.1 + 1.4901161193847656e-09] * 2] * 2,
     ),
+    ("floor", lambda w, g: floor(g), [[2.0, 2.0], [-3.0, 0.0]]),
+    ("cos", lambda w, g: cos(w * 0), [[1.0, 1.0], [1.0, 1.0]]),
+    ("sum_axis", lambda w, g: w * 0 + total_axis(w, -1), [[-3.0, -3.0], [9.25, 9.25]]),
+    ("mean_axis", lambda w, g: w * 0 + mean_axis(w, 0), [[5.0, -1.875], [5.0, -1.875]]),
+    ("max_axis", lambda w, g: w * 0 + max_axis(w, -2), [[9.0, 0.25], [9.0, 0.25]]),
+    ("matmul", lambda w, g: expand(matmul(w, g)), [[14.0, 0.0], [17.25, 18.125]]),
+    ("transpose", lambda w, g: expand(transpose(w)), [[1.0, 9.0], [-4.0, 0.25]]),
+    ("expand", lambda w, g: expand(total_axis(w, 0)), [[10.0, -3.75], [10.0, -3.75]]),
+    ("item", lambda w, g: item(w.tracer.slot("h", ARRAY), 1), [[3.0, 4.0], [5.0, 6.0]]),
+    ("push", lambda w, g: item(push(w.tracer.slot("h", ARRAY), g), 1), [[2.0, 2.0], [-3.0, 0.5]]),
+    ("size", lambda w, g: w * 0 + size(w) / size(w, -1), [[2.0, 2.0], [2.0, 2.0]]),
+    ("rounded", lambda w, g: rounded(g * 1.001, "bfloat16"), [[2.0, 2.0], [-3.0, 0.5]]),
+    ("group_sum", lambda w, g: w * 0 + group_sum(total(w)), [[6.25, 6.25], [6.25, 6.25]]),
 ]
 
 
 def compute(make, dtype=np.float64, **inputs):
     r = Tracer()
     program = r.program({"new": make(r.param, r.grad)})
-    return run(program, {"param": W, "grad": G, "step": 2, "hyper:lr": 0.1, **inputs}, dtype)["new"]
+    return run(
+        program, {"param": W, "grad": G, "step": 2, "hyper:lr": 0.1, "slot:h": HISTORY, **inputs}, dtype
+    )["new"]
 
 
 @pytest.mark.parametrize(("op", "make", "expected"), OPERATORS, ids=[o for o, *_ in OPERATORS])
@@ -78,6 +109,24 @@ def test_each_operator(op, make, expected):
 
 def test_every_operator_is_above():
     assert {o for o, *_ in OPERATORS} == set(OPS)
+
+
+def test_a_group_sum_sees_every_member():
+    r = Tracer()
+    shared = r.program(
+        {"new": r.grad * group_sum(total(r.grad)), "again": r.grad * group_sum(total(r.grad) ** 2)}
+    )
+    alone = Tracer()
+    plain = alone.program({"new": alone.grad * 2})
+    made = run_together(
+        [
+            (shared, {"grad": np.array([1.0, 2.0])}),
+            (plain, {"grad": np.array([3.0])}),
+            (shared, {"grad": np.array([4.0])}),
+        ]
+    )
+    assert made[0]["new"].tolist() == [7.0, 14.0] and made[2]["new"].tolist() == [28.0]
+    assert made[0]["again"].tolist() == [25.0, 50.0] and made[1]["new"].tolist() == [6.0]
 
 
 def test_scalar_operators():
