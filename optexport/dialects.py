@@ -87,6 +87,8 @@ class Native:
     file_defaults: what its files hold besides the arguments.
     counts_from: argument with the number of updates that a fresh optimizer counts as done.
     masters: whether it keeps a float32 master beside a half-precision parameter.
+    layouts: the framework's slot name -> how its array differs from the rule's, as a pair (to the
+        rule's, to the framework's): a row of means that lacks the reduced axis.
     note: what a person should know about this optimizer.
     class_name: what its files call it, where that is not ``name``.
     """
@@ -109,6 +111,7 @@ class Native:
     step_slot: str = ""
     file_defaults: Arguments = field(default_factory=dict)
     masters: bool = False
+    layouts: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = field(default_factory=dict)
     note: str = ""
     class_name: str = ""
 
@@ -146,6 +149,10 @@ class Native:
             raise HyperparameterError(
                 f"{self.qualified}: argument {name!r} expected a number, found {value!r}"
             ) from None
+
+    def rule_options(self, arguments: Arguments) -> dict[str, OptionValue]:
+        """Every option of the family at these (complete) arguments."""
+        return families()[self.family].check_options(self.options(arguments))
 
     def rule(self, arguments: Arguments) -> Rule:
         """The rule that this optimizer is at these (complete) arguments."""
@@ -192,6 +199,14 @@ class Native:
             if h.name in self.links and h.name in values:
                 self.links[h.name].write(arguments, values[h.name])
         return arguments
+
+    def to_rule(self, slot: str, array: Any) -> Any:
+        """The rule's array of a slot, out of the framework's."""
+        return self.layouts[slot][0](array) if slot in self.layouts else array
+
+    def to_native(self, slot: str, array: Any) -> Any:
+        """The framework's array of a slot, out of the rule's."""
+        return self.layouts[slot][1](array) if slot in self.layouts else array
 
     def role(self, slot: str) -> str | None:
         """The rule's slot behind the framework's name."""

@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from .errors import HyperparameterError, UnknownNameError
-from .rules import Rule, lookup
+from .rules import Rule, families, lookup
 
 __all__ = ["Group", "Spec", "native", "spec"]
 
@@ -65,6 +65,9 @@ class Spec:
     def settle(self, names: Iterable[str]) -> Spec:
         """With the open group, if there is one, holding every name that no other group has.
 
+        names: or name -> shape (or array): options that follow from a parameter's shape are then
+            settled too, which may cut a group in several.
+
         Raises:
             UnknownNameError: a group lists a parameter that is not among ``names``, or none has one.
             HyperparameterError: a parameter is listed twice.
@@ -87,6 +90,9 @@ class Spec:
         for name in known:
             if name not in held:
                 raise UnknownNameError(f"spec: parameter {name!r} is in no group; add it to one")
+        if isinstance(names, Mapping):
+            shapes = {n: tuple(getattr(v, "shape", v)) for n, v in names.items()}
+            groups = tuple(part for g in groups for part in _fitted(g, shapes))
         return Spec(tuple(g for g in groups if g.params))
 
     def renamed(self, names: Mapping[str, str]) -> Spec:
@@ -120,6 +126,18 @@ class Spec:
                 f"lr: expected one value or {len(self.groups)} (one a group), found {len(values)}"
             )
         return values[group]
+
+
+def _fitted(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> list[Group]:
+    """The group, one part for each setting of the options that follow from a parameter's shape."""
+    fam = families().get(group.rule.family)
+    if fam is None or fam.fit is None:
+        return [group]
+    parts: dict[Rule, list[str]] = {}
+    for name in group.params or ():
+        rule = fam.rule(**fam.fit(group.rule.options, shapes[name]))
+        parts.setdefault(rule, []).append(name)
+    return [replace(group, rule=rule, params=tuple(names)) for rule, names in parts.items()]
 
 
 def _params(group: Mapping[str, Any]) -> tuple[str, ...]:

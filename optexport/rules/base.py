@@ -302,6 +302,12 @@ def _trace(name: str, options: tuple[tuple[str, OptionValue], ...]) -> Rule:
     update = Update(fam, dict(options))
     program = update.tracer.finish(**fam.function(update, **dict(options)))
     read = {i.name for i in program.inputs("hyper")}
+    # Parts of a group that differ only in what their shapes decide share one set of values.
+    for other in fam.fits:
+        if fam.fit is not None and any(dict(options).get(o) != v for o, v in other.items()):
+            alike = Update(fam, {**dict(options), **other})
+            made = fam.function(alike, **{**dict(options), **other})
+            read |= {i.name for i in alike.tracer.finish(**made).inputs("hyper")}
     slots = tuple(s for s in fam.slots.values() if s.name in program.outputs)
     needed = read | {s.init for s in slots if s.init in fam.hyperparameters}
     hypers = tuple(h for h in fam.hyperparameters.values() if h.name in needed)

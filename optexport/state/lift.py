@@ -10,13 +10,13 @@ import numpy as np
 
 from ..dialects import Native, converter, find
 from ..errors import CheckpointError, UnknownNameError
+from ..rules import Rule, families
 from ..specs import Group, Spec
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
 
 __all__ = ["lift", "native_roles", "native_state", "says_optimizer"]
 
-# Optimizers whose state needs no shape are carried as they are: factored slots come with their rules.
 Paths = Mapping[str, str]
 
 
@@ -87,15 +87,18 @@ def lift(
     warnings = list(native.warnings)
     groups: list[Group] = []
     for g in native.groups:
-        groups.extend(_groups(entry, g, arguments or {}, where, warnings))
+        for made in _groups(entry, g, arguments or {}, where, warnings):
+            groups.extend(_fitted(entry, made, native.slots))
     slots: dict[str, dict[str, np.ndarray]] = {}
     steps: dict[str, int] = {}
     for group in groups:
         for key in group.params or ():
             have = native.slots.get(key, {})
             roles = native_roles(entry, group, list(have), f"{where}: parameter {key!r}")
-            slots[key] = {roles[p][1]: a for p, a in have.items() if roles[p][1] != "step"}
-            _check_one_shape(slots[key], f"{where}: parameter {key!r}")
+            slots[key] = {
+                roles[p][1]: entry.to_rule(roles[p][0], a) for p, a in have.items() if roles[p][1] != "step"
+            }
+            _check_shapes(slots[key], group.rule, f"{where}: parameter {key!r}")
             steps[key] = _step(native, entry, key, bool(have), step, where)
     if native.groups and not entry.step_slot and any(slots.values()) and step is None and _stepless(native):
         warnings.append(f"{entry.qualified} keeps no step count; parameters with state count as updated once")
@@ -181,9 +184,32 @@ def _groups(
     return [replace(m, arguments={**m.arguments, **foreign}, first_step=0) for m in made]
 
 
-def _check_one_shape(slots: Mapping[str, np.ndarray], where: str) -> None:
-    shapes = {tuple(a.shape) for a in slots.values()}
-    if len(shapes) > 1:
+def _fitted(entry: Native, group: Group, slots: Mapping[str, Mapping[str, np.ndarray]]) -> list[Group]:
+    """The group, cut by the slots that its parameters have where a shape decides which they are."""
+    fam = families().get(group.rule.family)
+    if fam is None or fam.fit is None:
+        return [group]
+    parts: dict[Rule, list[str]] = {}
+    for key in group.params or ():
+        found = set(slots.get(key, ())) - {entry.step_slot}
+        fitting = [group.rule]
+        for fit in fam.fits if found else ():
+            rule = fam.rule(**{**group.rule.options, **fit})
+            if found == set(
+                _paths(entry, [n for n, r in entry.slots if r in rule.slot_names], False).values()
+            ):
+                fitting = [rule]
+                break
+        parts.setdefault(fitting[0], []).append(key)
+    return [replace(group, rule=rule, params=tuple(keys)) for rule, keys in parts.items()]
+
+
+def _check_shapes(slots: Mapping[str, np.ndarray], rule: Rule, where: str) -> None:
+    """Slots that are shaped like the parameter agree; a scalar is one number."""
+    kinds = {s.name: s.shape.partition(":")[0] for s in rule.slots}
+    shapes = {tuple(a.shape) for s, a in slots.items() if kinds.get(s, "param") == "param"}
+    shapes |= {tuple(a.shape[1:]) for s, a in slots.items() if kinds.get(s) == "history"}
+    if len(shapes) > 1 or any(a.size != 1 for s, a in slots.items() if kinds.get(s) == "scalar"):
         found = ", ".join(f"{s} {list(a.shape)}" for s, a in slots.items())
         raise CheckpointError(f"{where}: expected slots of one shape, found {found}; the file is damaged")
 
@@ -244,7 +270,8 @@ def native_state(state: TrainingState, where: str) -> NativeState:
             full = state.full_slots(name)
             paths = _paths(entry, has, MASTER in have)
             out.slots[name] = {
-                p: full[MASTER if n == MASTER else str(entry.role(n))] for n, p in paths.items()
+                p: full[MASTER] if n == MASTER else entry.to_native(n, full[str(entry.role(n))])
+                for n, p in paths.items()
             }
         out.steps[name] = state.steps[name]
     return out

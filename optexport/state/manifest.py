@@ -97,8 +97,11 @@ def spec_to_message(spec: Spec) -> Any:
         for name, value in group.hyperparameters.items():
             g.hyperparameters[name] = value
         g.rule.family, g.rule.digest = group.rule.family, group.rule.digest
+        known = families()[group.rule.family].options if group.rule.family in families() else {}
         for name, option in group.rule.options.items():
-            g.rule.options[name] = json.dumps(option)
+            # An addition that is not in use goes unsaid, as in files older than it.
+            if name not in known or known[name].default is None or known[name].default != option:
+                g.rule.options[name] = json.dumps(option)
         g.rule.program.CopyFrom(to_message(group.rule.program))
         for slot in group.rule.slots:
             g.rule.slots.add(

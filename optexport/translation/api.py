@@ -202,7 +202,7 @@ def lower(state: TrainingState, to: str, *, allow: str | None = None) -> dict[st
     out: dict[str, dict[str, np.ndarray]] = {}
     for name in state.names:
         have = state.full_slots(name)
-        out[name] = {n: have[role] for n, role in target.slots if role in have}
+        out[name] = {n: target.to_native(n, have[role]) for n, role in target.slots if role in have}
         if MASTER in have:
             out[name][MASTER] = have[MASTER]
         if target.step_slot:
@@ -274,7 +274,7 @@ def _judge(group: Group, target: str) -> Verdict:
 
 def _option_words(family: str, option: str, a: OptionValue, b: OptionValue) -> str:
     choices = families()[family].options[option].choices
-    return f"{option}: {choices[a]} | {choices[b]}"
+    return f"{option}: {choices.get(a, a)} | {choices.get(b, b)}"
 
 
 def _differences(a: Group, b: Group) -> list[str]:
@@ -321,6 +321,6 @@ def _everything_on(group: Group) -> Mapping[str, OptionValue]:
         if a in entry.arguments
     }
     try:
-        return entry.options({**group.arguments, **placeholders})
+        return entry.rule_options({**group.arguments, **placeholders})
     except (OptexportError, UnknownNameError):
         return group.rule.options

@@ -124,9 +124,16 @@ class Move:
         if not part.outputs:
             return new, step
         made = _evaluate(part, at.values, step, slots, param)
+        kept = families()[at.family].slots
         step = int(made.pop("step", step))
         for key, value in made.items():
-            new[key[5:]] = np.broadcast_to(np.asarray(value), shape).astype(dtype)
+            slot = kept[key[5:]]
+            own = (
+                (len(np.atleast_1d(value)), *shape)
+                if slot.shape.startswith("history")
+                else slot.shape_for(shape)
+            )
+            new[slot.name] = np.broadcast_to(np.asarray(value), own).astype(slot.dtype_for(dtype))
         return new, step
 
     def bound(self, at: Situation, step: int, slots: Mapping[str, Any], param: Any) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..dialects import Native
+from ..rules import families
 from ..rules.base import OptionValue
 from .moves import Move, Situation, moves
 from .verdict import LEVELS
@@ -51,15 +52,20 @@ def rule_goal(options: Options) -> list[Goal]:
 
 def native_goals(entry: Native, base: Mapping[str, Any] | None = None) -> Iterator[Goal]:
     """What a native optimizer can be, at each of its variants."""
-    for variant in entry.variants:
-        options = dict(entry.options({**entry.arguments, **(base or {}), **variant}))
+    fam = families()[entry.family]
+    for variant, fit in itertools.product(entry.variants, fam.fits or ({},)):
+        # What a parameter's shape decides is as it is with any parameter.
+        options = {**entry.rule_options({**entry.arguments, **(base or {}), **variant}), **fit}
 
         def express(
-            values: Mapping[str, float], variant: Mapping[str, Any] = variant, options: Options = options
+            values: Mapping[str, float],
+            variant: Mapping[str, Any] = variant,
+            options: Options = options,
+            fit: Options = fit,
         ) -> dict[str, Any] | None:
             arguments = entry.express(variant, values, base)
             # A placeholder overwritten by 0 may make it another rule.
-            return arguments if dict(entry.options(arguments)) == options else None
+            return arguments if {**entry.rule_options(arguments), **fit} == options else None
 
         yield Goal(options, express)
 
@@ -103,10 +109,8 @@ def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | No
 
 def _valid(family: str, options: Options) -> bool:
     """Whether the family has these options with these values."""
-    from ..rules import families
-
     choices = families()[family].options
     return all(
-        o in choices and any(type(c) is type(v) and c == v for c in choices[o].choices)
+        o in choices and any(type(c) is type(v) and c == v for c in choices[o].choices or (v,))
         for o, v in options.items()
     )
