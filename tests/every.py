@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from optexport.rules import Rule, families
-from optexport.rules.base import OptionValue
+from optexport.rules.base import Hyper, OptionValue
 
 FAMILIES = sorted(families())
 # One value a hyperparameter, none of them 0, 1 or equal to another.
@@ -32,18 +34,27 @@ VALUES = {
 
 
 def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator[dict[str, OptionValue]]:
-    """All combinations of a family's options.
+    """All combinations of a family's options; each of those with a default on its own.
 
     shared, own: whether those that every family has (clipping and the like) vary, and the others.
     """
     rows = families()[family].options
     common = set.intersection(*(set(f.options) for f in families().values())) - {"decay"}
     choices = [
-        list(o.choices) if (shared if name in common else own) else list(o.choices)[:1]
+        [o.default]
+        if o.default is not None
+        else list(o.choices)
+        if (shared if name in common else own)
+        else list(o.choices)[:1]
         for name, o in rows.items()
     ]
     for values in itertools.product(*choices):
         yield dict(zip(rows, values, strict=True))
+    # Additions, one at a time.
+    first = {n: next(iter(o.choices)) if o.default is None else o.default for n, o in rows.items()}
+    for name, o in rows.items():
+        if o.default is not None and (shared if name in common else own):
+            yield from ({**first, name: v} for v in o.choices if v != o.default)
 
 
 def every_rule(family: str, shared: bool = True, own: bool = True) -> Iterator[Rule]:
@@ -51,11 +62,20 @@ def every_rule(family: str, shared: bool = True, own: bool = True) -> Iterator[R
         yield families()[family].rule(**options)
 
 
+def value_of(h: Hyper) -> float:
+    """A value of a hyperparameter that has no row above: none of 0 and 1, different for each name."""
+    share = 0.2 + 0.6 * (zlib.crc32(h.name.encode()) % 997) / 997
+    low = h.low if math.isfinite(h.low) else 0.0
+    return VALUES.get(h.name, low + share * ((h.high if math.isfinite(h.high) else low + 1.0) - low))
+
+
 def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] = (40,), step: int = 3) -> dict[str, Any]:
     """Inputs for one run of a rule: positive accumulators, everything else of either sign."""
     rng = np.random.default_rng(seed)
     out: dict[str, Any] = {"param": rng.normal(size=shape), "grad": rng.normal(size=shape), "step": step}
-    out |= {f"slot:{s}": rng.normal(size=shape) ** 2 + 1.0 for s in rule.slot_names}
+    out |= {"noise": rng.normal(size=shape), "hessian": rng.normal(size=shape) ** 2}
+    for s in rule.slots:
+        out[f"slot:{s.name}"] = rng.normal(size=s.shape_for(shape)) ** 2 + 1.0
     if {"grad_avg", "square_avg"} <= set(rule.slot_names):
         out["slot:grad_avg"] = rng.normal(size=shape) / 4  # a mean square is never below the squared mean
-    return out | {f"hyper:{h.name}": VALUES[h.name] for h in rule.hyperparameters}
+    return out | {f"hyper:{h.name}": value_of(h) for h in rule.hyperparameters}

@@ -1,0 +1,1 @@
+"""MXNet's optimizers by family; ``dialect.py`` collects them."""

@@ -1,0 +1,1 @@
+"""PyTorch's optimizers by family; ``dialect.py`` collects them."""

@@ -1,0 +1,21 @@
+"""Rows of the adagrad family."""
+
+from tests.parity.record import F32, STATE32, mxnet, onnx, torch
+
+ROWS = [
+    torch("Adagrad", "plain", lr=0.1),
+    torch("Adagrad", "all", lr=0.1, lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.1, eps=1e-3),
+    mxnet(
+        "adagrad",
+        "decay, clip, rescale",
+        F32,
+        STATE32,
+        learning_rate=0.1,
+        wd=0.1,
+        clip_gradient=0.3,
+        rescale_grad=0.5,
+    ),
+    mxnet("adagrad", "large eps", F32, STATE32, learning_rate=0.1, eps=0.1),
+    onnx("Adagrad", "T from 0", lr=0.1, decay_factor=0.1, norm_coefficient=0.1, t0=0),
+    onnx("Adagrad", "T from 1", lr=0.1, decay_factor=0.1, epsilon=1e-2, t0=1),
+]

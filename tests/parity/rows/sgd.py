@@ -1,0 +1,64 @@
+"""Rows of the sgd family."""
+
+from tests.parity.record import CENTERED, mxnet, onnx, ort, torch
+
+ROWS = [
+    torch("SGD", "plain", lr=0.1),
+    torch("SGD", "huge lr", lr=1e3, momentum=0.5),
+    torch("SGD", "momentum and decay", lr=0.1, momentum=0.9, weight_decay=0.1),
+    torch("SGD", "dampening", lr=0.1, momentum=0.9, dampening=0.3),
+    torch(
+        "SGD", "dampening and ascent", lr=0.05, momentum=0.5, dampening=0.9, maximize=True, weight_decay=0.01
+    ),
+    torch("SGD", "nesterov", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    mxnet("sgd", "plain and decay", learning_rate=0.1, wd=0.01),
+    mxnet(
+        "sgd",
+        "momentum, rescale, clip",
+        learning_rate=0.1,
+        momentum=0.9,
+        wd=0.1,
+        rescale_grad=0.5,
+        clip_gradient=0.3,
+    ),
+    mxnet("sgd", "huge lr", learning_rate=1e3, momentum=0.5),
+    mxnet("nag", "decay", learning_rate=0.1, momentum=0.9, wd=0.1),
+    mxnet(
+        "nag",
+        "clip and rescale",
+        learning_rate=0.1,
+        momentum=0.9,
+        wd=0.1,
+        rescale_grad=0.3,
+        clip_gradient=0.3,
+    ),
+    onnx("Momentum", "T from 0", lr=0.1, alpha=0.9, beta=0.5, norm_coefficient=0.1, t0=0),
+    onnx("Momentum", "T from 1, nesterov", lr=0.1, alpha=0.9, beta=0.7, mode="nesterov", t0=1),
+    ort("SGDOptimizerV2", "plain", lr=0.1),
+    keras("SGD", "plain and decay", learning_rate=0.1, weight_decay=0.1),
+    keras("SGD", "momentum", learning_rate=0.1, momentum=0.9, weight_decay=0.1, clipvalue=0.4),
+    keras("SGD", "nesterov", learning_rate=0.1, momentum=0.8, nesterov=True, loss_scale_factor=4.0),
+    keras("Adam", "defaults", learning_rate=0.001),
+    keras("Adam", "amsgrad and large eps", learning_rate=0.01, amsgrad=True, epsilon=1e-3, beta_2=0.9),
+    keras("AdamW", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
+    keras("RMSprop", "plain", learning_rate=0.01, weight_decay=0.1),
+    keras("RMSprop", "momentum and large eps", learning_rate=0.01, rho=0.95, momentum=0.9, epsilon=0.1),
+    keras(
+        "RMSprop",
+        "centered and momentum",
+        learning_rate=0.01,
+        momentum=0.8,
+        centered=True,
+        amplification=CENTERED,
+    ),
+    keras("Adagrad", "defaults", learning_rate=0.1),
+    keras(
+        "Adagrad",
+        "decay, clip and large eps",
+        learning_rate=0.1,
+        weight_decay=0.1,
+        initial_accumulator_value=0.3,
+        epsilon=0.1,
+        clipvalue=0.5,
+    ),
+]
