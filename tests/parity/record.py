@@ -41,18 +41,13 @@ def torch(name: str, desc: str, **arguments: Any) -> Row:
 
 
 def mxnet(name: str, desc: str, dtypes: tuple[str, ...] = BOTH, reason: str = "", **arguments: Any) -> Row:
-    extra = {k: arguments.pop(k) for k in ("amplification", "floor") if k in arguments}
+    extra = {k: arguments.pop(k) for k in _ROW if k in arguments}
     return Row(f"mxnet:{name}", arguments, desc, dtypes, reason, **extra)
 
 
 def optax(name: str, desc: str, **arguments: Any) -> Row:
     extra = {k: arguments.pop(k) for k in _ROW if k in arguments}
     return Row(f"optax:{name}", arguments, desc, **extra)
-
-
-def keras(name: str, desc: str, **arguments: Any) -> Row:
-    extra = {k: arguments.pop(k) for k in _ROW if k in arguments}
-    return Row(f"keras:{name}", arguments, desc, **extra)
 
 
 def onnx(name: str, desc: str, **arguments: Any) -> Row:
@@ -64,7 +59,7 @@ def ort(name: str, desc: str, **arguments: Any) -> Row:
 
 
 def keras(name: str, desc: str, dtypes: tuple[str, ...] = BOTH, reason: str = "", **arguments: Any) -> Row:
-    extra = {k: arguments.pop(k) for k in ("amplification", "floor") if k in arguments}
+    extra = {k: arguments.pop(k) for k in _ROW if k in arguments}
     return Row(f"keras:{name}", arguments, desc, dtypes, reason, **extra)
 
 

@@ -1,6 +1,6 @@
 """Rows of the adagrad family."""
 
-from tests.parity.record import F32, STATE32, mxnet, onnx, torch
+from tests.parity.record import F32, STATE32, keras, mxnet, onnx, torch
 
 ROWS = [
     torch("Adagrad", "plain", lr=0.1),
@@ -18,4 +18,14 @@ ROWS = [
     mxnet("adagrad", "large eps", F32, STATE32, learning_rate=0.1, eps=0.1),
     onnx("Adagrad", "T from 0", lr=0.1, decay_factor=0.1, norm_coefficient=0.1, t0=0),
     onnx("Adagrad", "T from 1", lr=0.1, decay_factor=0.1, epsilon=1e-2, t0=1),
+    keras("Adagrad", "defaults", learning_rate=0.1),
+    keras(
+        "Adagrad",
+        "decay, clip and large eps",
+        learning_rate=0.1,
+        weight_decay=0.1,
+        initial_accumulator_value=0.3,
+        epsilon=0.1,
+        clipvalue=0.5,
+    ),
 ]

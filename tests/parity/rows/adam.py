@@ -1,6 +1,6 @@
 """Rows of the adam family."""
 
-from tests.parity.record import ADAM_TEXT, mxnet, onnx, ort, torch
+from tests.parity.record import ADAM_TEXT, keras, mxnet, onnx, ort, torch
 
 ROWS = [
     torch("Adam", "defaults", lr=0.001),
@@ -45,4 +45,7 @@ ROWS = [
         correct_bias=0,
         epsilon=1e-3,
     ),
+    keras("Adam", "defaults", learning_rate=0.001),
+    keras("Adam", "amsgrad and large eps", learning_rate=0.01, amsgrad=True, epsilon=1e-3, beta_2=0.9),
+    keras("AdamW", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
 ]

@@ -1,6 +1,6 @@
 """Rows of the rmsprop family."""
 
-from tests.parity.record import CENTERED, F32, STATE32, mxnet, torch
+from tests.parity.record import CENTERED, F32, STATE32, keras, mxnet, torch
 
 ROWS = [
     torch("RMSprop", "plain and decay", lr=0.01, weight_decay=0.1),
@@ -28,6 +28,16 @@ ROWS = [
         centered=True,
         wd=0.1,
         gamma2=0.8,
+        amplification=CENTERED,
+    ),
+    keras("RMSprop", "plain", learning_rate=0.01, weight_decay=0.1),
+    keras("RMSprop", "momentum and large eps", learning_rate=0.01, rho=0.95, momentum=0.9, epsilon=0.1),
+    keras(
+        "RMSprop",
+        "centered and momentum",
+        learning_rate=0.01,
+        momentum=0.8,
+        centered=True,
         amplification=CENTERED,
     ),
 ]

@@ -1,6 +1,6 @@
 """Rows of the sgd family."""
 
-from tests.parity.record import CENTERED, mxnet, onnx, ort, torch
+from tests.parity.record import keras, mxnet, onnx, ort, torch
 
 ROWS = [
     torch("SGD", "plain", lr=0.1),
@@ -38,27 +38,4 @@ ROWS = [
     keras("SGD", "plain and decay", learning_rate=0.1, weight_decay=0.1),
     keras("SGD", "momentum", learning_rate=0.1, momentum=0.9, weight_decay=0.1, clipvalue=0.4),
     keras("SGD", "nesterov", learning_rate=0.1, momentum=0.8, nesterov=True, loss_scale_factor=4.0),
-    keras("Adam", "defaults", learning_rate=0.001),
-    keras("Adam", "amsgrad and large eps", learning_rate=0.01, amsgrad=True, epsilon=1e-3, beta_2=0.9),
-    keras("AdamW", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
-    keras("RMSprop", "plain", learning_rate=0.01, weight_decay=0.1),
-    keras("RMSprop", "momentum and large eps", learning_rate=0.01, rho=0.95, momentum=0.9, epsilon=0.1),
-    keras(
-        "RMSprop",
-        "centered and momentum",
-        learning_rate=0.01,
-        momentum=0.8,
-        centered=True,
-        amplification=CENTERED,
-    ),
-    keras("Adagrad", "defaults", learning_rate=0.1),
-    keras(
-        "Adagrad",
-        "decay, clip and large eps",
-        learning_rate=0.1,
-        weight_decay=0.1,
-        initial_accumulator_value=0.3,
-        epsilon=0.1,
-        clipvalue=0.5,
-    ),
 ]
