@@ -10,7 +10,7 @@ Optimization", JMLR 12, diagonal form.
 
 from collections.abc import Mapping
 
-from ..ir import Value, sqrt
+from ..ir import Value, sqrt, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
 from .common import EPS, LR, WEIGHT_DECAY, decay_first, gradient
 
@@ -39,6 +39,14 @@ INF = float("inf")
                 "decoupled": "w·(1−ηλ) before the update",
             },
         ),
+        Option(
+            "empty",
+            {
+                "divided": "where s is 0 the quotient is what division makes of it",
+                "zero": "where s is 0 nothing moves (Optax)",
+            },
+            default="divided",
+        ),
     ),
     hyperparameters=(
         LR,
@@ -51,7 +59,13 @@ INF = float("inf")
     source="torch/optim/adagrad.py; mxnet/optimizer/adagrad.py; onnx/defs/training/defs.cc (Adagrad)",
 )
 def adagrad(
-    u: Update, *, eps: OptionValue, lr_decay: OptionValue, decay: OptionValue, **_: OptionValue
+    u: Update,
+    *,
+    eps: OptionValue,
+    lr_decay: OptionValue,
+    decay: OptionValue,
+    empty: OptionValue,
+    **_: OptionValue,
 ) -> Mapping[str, Value]:
     """The gradient over the root of the sum of all squared gradients."""
     lr, epsilon = u.kernel(u.hyper("lr")), u.kernel(u.hyper("eps"))
@@ -62,4 +76,7 @@ def adagrad(
     if lr_decay != "none":
         count = u.step if lr_decay == "from_zero" else u.step + 1
         rate = lr / (1 + count * u.hyper("lr_decay"))
-    return {"param": w - rate * (g / u.let("denominator", denominator)), "sum": s}
+    direction = g / u.let("denominator", denominator)
+    if empty == "zero":
+        direction = where(s > 0, direction, 0.0)
+    return {"param": w - rate * direction, "sum": s}

@@ -11,6 +11,10 @@ of Adam and Beyond" (arXiv:1904.09237), Algorithm 2.
     eps = hat       w ← w − (η√c2/c1)·m / (√v + ε)        end of section 2: "epsilon hat"
 
 The two differ by the factor √c2 on ε: much at the start of a run, nothing at its end.
+
+    amsgrad = raw         x ← max(x, v)       in place of v
+    amsgrad = corrected   x ← max(x, v/c2)    in place of v/c2
+    eps_root              √(v/c2 + ε_root)    in place of √v/√c2
 """
 
 from collections.abc import Mapping
@@ -39,6 +43,8 @@ INF = float("inf")
             {
                 "both": "both moments, updates counted from 1",
                 "none": "neither moment",
+                "mean": "the mean alone",
+                "square": "the mean square alone",
                 "from_zero": "both, updates counted from 0; the update number 0 has none (ONNX with T = 0)",
             },
         ),
@@ -47,6 +53,7 @@ INF = float("inf")
             {
                 "none": "the denominator follows v",
                 "raw": "it follows the running maximum of v, uncorrected",
+                "corrected": "it follows the running maximum of v/c2, corrected before it is compared (Optax)",
             },
         ),
         Option(
@@ -66,6 +73,14 @@ INF = float("inf")
                 True: "the updated parameter is multiplied by 1 − `post_decay`, not scaled by η (ONNX)",
             },
         ),
+        Option(
+            "eps_root",
+            {
+                False: "nothing under the root beside v",
+                True: "`eps_root` is added to the corrected v (Optax)",
+            },
+            default=False,
+        ),
     ),
     hyperparameters=(
         LR,
@@ -74,6 +89,7 @@ INF = float("inf")
         EPS,
         WEIGHT_DECAY,
         Hyper("post_decay", 0.0, -INF, INF, "factor of the decay after the update", 0.0),
+        Hyper("eps_root", 0.0, 0.0, INF, "ε under the root", 0.0),
     ),
     slots=(
         Slot("exp_avg", "running mean m of the gradient"),
@@ -91,6 +107,7 @@ def adam(
     amsgrad: OptionValue,
     decay: OptionValue,
     post_decay: OptionValue,
+    eps_root: OptionValue,
     **_: OptionValue,
 ) -> Mapping[str, Value]:
     """A step of about η in every coordinate, in the direction of the mean gradient."""
@@ -106,12 +123,19 @@ def adam(
 
     # The corrections are made on the host in double, whatever the kernel receives.
     c1, c2 = _corrections(u, bias_correction)
-    if bias_correction == "none":
-        size, denominator = lr, sqrt(v) + epsilon
-    elif eps == "hat":
-        size, denominator = lr * sqrt(c2) / c1, sqrt(v) + epsilon
+    if amsgrad == "corrected":
+        v = v if c2 is None else v / c2
+        v = new["max_exp_avg_sq"] = maximum(u.slot("max_exp_avg_sq"), v)
+        c2 = None
+    size = lr if c1 is None else lr / c1
+    if eps == "hat" and c2 is not None:
+        size = lr * sqrt(c2) if c1 is None else lr * sqrt(c2) / c1
+        c2 = None
+    if eps_root:
+        root = sqrt((v if c2 is None else v / c2) + u.kernel(u.hyper("eps_root")))
     else:
-        size, denominator = lr / c1, sqrt(v) / sqrt(c2) + epsilon
+        root = sqrt(v) if c2 is None else sqrt(v) / sqrt(c2)
+    denominator = root + epsilon
     size = u.kernel(u.let("step_size", size))
     if decay == "independent":
         w = w - u.kernel(u.hyper("weight_decay")) * u.param
@@ -124,12 +148,13 @@ def adam(
     return {"param": w, **new}
 
 
-def _corrections(u: Update, bias_correction: OptionValue) -> tuple[Value, Value]:
-    """c1 and c2 of the update in progress."""
+def _corrections(u: Update, bias_correction: OptionValue) -> tuple[Value | None, Value | None]:
+    """c1 and c2 of the update in progress, None for what is not corrected."""
     beta1, beta2 = u.hyper("beta1"), u.hyper("beta2")
     if bias_correction == "from_zero":
         t = u.step
         first = t.equals(0)
         return u.let("c1", where(first, 1.0, 1 - beta1**t)), u.let("c2", where(first, 1.0, 1 - beta2**t))
     t = u.let("t", u.step + 1)
-    return u.let("c1", 1 - beta1**t), u.let("c2", 1 - beta2**t)
+    c1 = u.let("c1", 1 - beta1**t) if bias_correction in ("both", "mean") else None
+    return c1, u.let("c2", 1 - beta2**t) if bias_correction in ("both", "square") else None

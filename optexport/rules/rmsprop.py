@@ -12,6 +12,9 @@ Tieleman & Hinton 2012, lecture 6.5 of "Neural Networks for Machine Learning"; G
     unfolded   B ← μB + u             w ← w − ηB
     folded     B ← μB − ηu            w ← w + B
     positive   B ← μB + ηu            w ← w − B
+
+Nesterov's step is u + μB for B (times η, or with ηu, where folded). Bias correction divides n and a
+by c = 1 − αᵗ.
 """
 
 from collections.abc import Mapping
@@ -52,6 +55,16 @@ INF = float("inf")
             },
         ),
         Option(
+            "nesterov",
+            {False: "the step is the buffer", True: "the step is u + μ·(new buffer), folded or not (Optax)"},
+            default=False,
+        ),
+        Option(
+            "bias_correction",
+            {False: "running means as they are", True: "divided by c = 1 − αᵗ (Optax)"},
+            default=False,
+        ),
+        Option(
             "clip_weights", {False: "the new parameter as it is", True: "clipped to ±`clip_weights` (MXNet)"}
         ),
     ),
@@ -81,6 +94,8 @@ def rmsprop(
     centered: OptionValue,
     momentum: OptionValue,
     decay: OptionValue,
+    nesterov: OptionValue,
+    bias_correction: OptionValue,
     clip_weights: OptionValue,
     **_: OptionValue,
 ) -> Mapping[str, Value]:
@@ -90,10 +105,12 @@ def rmsprop(
 
     n = alpha * u.slot("square_avg") + (1 - alpha) * (g * g)
     new = {"square_avg": n}
-    d = n
+    c = u.let("c", 1 - u.hyper("alpha") ** (u.step + 1)) if bias_correction else None
+    d = n if c is None else n / c
     if centered:
         a = new["grad_avg"] = alpha * u.slot("grad_avg") + (1 - alpha) * g
-        d = n - a * a
+        a = a if c is None else a / c
+        d = d - a * a
     denominator = sqrt(d) + epsilon if eps == "outside" else sqrt(d + epsilon)
     direction = g / u.let("denominator", denominator)
 
@@ -101,15 +118,15 @@ def rmsprop(
         w = w - lr * direction
     else:
         mu, b = u.kernel(u.hyper("momentum")), u.slot("momentum_buffer")
-        if momentum == "unfolded":
-            b = mu * b + direction
-            w = w - lr * b
-        elif momentum == "folded":
-            b = mu * b - lr * direction
-            w = w + b
+        fresh = direction if momentum == "unfolded" else lr * direction
+        b = mu * b - fresh if momentum == "folded" else mu * b + fresh
+        step = b
+        if nesterov:
+            step = mu * b - fresh if momentum == "folded" else fresh + mu * b
+        if momentum == "folded":
+            w = w + step
         else:
-            b = mu * b + lr * direction
-            w = w - b
+            w = w - (lr * step if momentum == "unfolded" else step)
         new["momentum_buffer"] = b
     if clip_weights:
         w = clip_value(w, u.kernel(u.hyper("clip_weights")))

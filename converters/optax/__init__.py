@@ -1,0 +1,1 @@
+"""Optax: files and dialect. Nothing in `checkpoint` and `dialect` imports jax or optax."""

@@ -1,0 +1,20 @@
+"""Optax' optimizers as rules (Optax 0.2.8, ``optax/_src/alias.py``, ``transform.py``).
+
+One file a family in ``optimizers/``, collected here; ``optimizers/common.py`` says what all of them
+share, and what is refused. An optimizer has one set of arguments for all parameters (groups are
+`optax.multi_transform`'s); the step count is one number for all of them.
+"""
+
+from __future__ import annotations
+
+from .optimizers import adagrad, adam, rmsprop, sgd
+from .optimizers.common import OptaxNative
+
+__all__ = ["OPTIMIZERS"]
+
+OPTIMIZERS: tuple[OptaxNative, ...] = (
+    *sgd.ROWS,
+    *adam.ROWS,
+    *rmsprop.ROWS,
+    *adagrad.ROWS,
+)

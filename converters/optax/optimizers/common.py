@@ -1,0 +1,130 @@
+"""What every Optax alias has (``optax/_src/alias.py``).
+
+An alias is a chain of transformations: a preconditioner, then what is added or scaled after it.
+Learning rates are numbers here; a schedule is part of a spec. ``weight_decay`` stands between the
+preconditioner and the learning rate, so it is decoupled: ``w − η(u + λw)``. What stands before the
+preconditioner (L2 decay, clipping, centring) is said by a chain: see ``chain.py``.
+
+| argument | a rule's |
+|---|---|
+| ``learning_rate`` | ``lr``; a function of the step is refused |
+| ``weight_decay`` | option ``decay``: ``decoupled`` |
+| ``mask``, ``weight_decay_mask`` | refused: parameter groups say the same |
+| ``mu_dtype``, ``accumulator_dtype`` | refused: state has the parameter's dtype |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optexport.dialects import Link, Native
+from optexport.errors import HyperparameterError
+from optexport.rules.base import OptionValue
+
+__all__ = ["COUNT", "EMPTY", "Arguments", "OptaxNative", "State", "common", "fields", "native"]
+
+Arguments = Mapping[str, Any]
+
+# A state as Optax nests it: a tuple for a chain, a dictionary for a named tuple, text for a slot
+# (one array a parameter, under the parameters' own tree), `COUNT` for the step count, a number for
+# an entry that never changes.
+State = Any
+COUNT = "#count"
+EMPTY: Mapping[str, Any] = {}
+
+_NAMES = ("mask", "weight_decay_mask")
+_DTYPES = ("mu_dtype", "accumulator_dtype", "dtype_momentum")
+
+
+def fields(names: str, **others: Any) -> dict[str, Any]:
+    """The named tuple with these fields: ``count`` counts steps, any other holds the slot of its name."""
+    return {**{n: COUNT if n == "count" else n for n in names.split()}, **others}
+
+
+@dataclass(frozen=True)
+class OptaxNative(Native):
+    """An Optax alias.
+
+    transform: the preconditioner's own name (``scale_by_adam``), under which a chain may hold it with
+        the alias' arguments other than ``learning_rate`` and ``weight_decay``; empty if none does
+        the same.
+    state: complete arguments -> the alias' state, nested as Optax nests it.
+    """
+
+    transform: str = ""
+    state: Callable[[Arguments], State] = lambda _: ()
+
+
+def common(a: Arguments) -> dict[str, OptionValue]:
+    """The options that every family has; ``decay`` is that of ``weight_decay``."""
+    return {
+        "maximize": False,
+        "rescale": False,
+        "clip": "none",
+        "scalars": "float64",
+        "decay": "decoupled" if a.get("weight_decay") else "none",
+    }
+
+
+def native(
+    name: str,
+    family: str,
+    arguments: Arguments,
+    options: Callable[[Arguments], Mapping[str, OptionValue]],
+    *,
+    state: Callable[[Arguments], State],
+    links: Mapping[str, Link],
+    slots: Sequence[tuple[str, str]] = (),
+    variants: Sequence[Arguments] = ({},),
+    transform: str = "",
+    **others: Any,
+) -> OptaxNative:
+    """The record of one alias.
+
+    arguments: its own with Optax' defaults, without ``learning_rate`` (which Optax has no default
+        for; 1e-3 here) unless that is another number. options: the family's own; `common` is added,
+        and may be overwritten. state, transform: see `OptaxNative`. variants: its own; weight decay
+        is added where the alias has it. The rest is as in `Native`.
+    """
+    validate = others.pop("validate", lambda _: None)
+
+    def check(a: Arguments) -> None:
+        _check(name, a)
+        validate(a)
+
+    decay: Sequence[Arguments] = ({},)
+    if "weight_decay" in arguments:
+        decay = ({"weight_decay": 0.0}, {"weight_decay": 1.0})
+        links = {"weight_decay": Link("weight_decay"), **links}
+    return OptaxNative(
+        "optax",
+        name,
+        family,
+        arguments={"learning_rate": 1e-3, **arguments},
+        options=lambda a: {**common(a), **options(a)},
+        links={"lr": Link("learning_rate"), **links},
+        slots=slots,
+        variants=tuple({**v, **d} for v in variants for d in decay),
+        aliases={"lr": "learning_rate"},
+        validate=check,
+        transform=transform,
+        state=state,
+        **others,
+    )
+
+
+def _check(name: str, a: Arguments) -> None:
+    for argument, value in a.items():
+        found = f"optax:{name}: argument {argument!r} expected"
+        if callable(value):
+            raise HyperparameterError(
+                f"{found} a number, found a function; give the number, and the schedule as the spec's"
+            )
+        if argument in _NAMES and value not in (None, True):
+            raise HyperparameterError(f"{found} None, found {value!r}; give parameter groups instead")
+        if argument in _DTYPES and value is not None:
+            raise HyperparameterError(
+                f"{found} None, found {value!r}; state is kept in the parameter's dtype"
+            )
