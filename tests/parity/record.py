@@ -12,7 +12,7 @@ BOTH = ("float64", "float32")
 class Row:
     """optimizer and its arguments; dtypes the framework can run it in; why the others are missing;
     amplification: condition number of the rule, with its reason; floor: an error of the framework's
-    own beyond rounding, relative, with its reason."""
+    own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone."""
 
     optimizer: str
     arguments: dict[str, Any]
@@ -22,6 +22,7 @@ class Row:
     amplification: float = 1.0
     floor: float = 0.0
     steps: int = 30
+    floor32: float = 0.0
 
     @property
     def id(self) -> str:
@@ -31,8 +32,11 @@ class Row:
     def lr(self) -> float:
         return float(self.arguments.get("lr", self.arguments.get("learning_rate")))
 
+    def floor_in(self, dtype: str) -> float:
+        return self.floor + (self.floor32 if dtype == "float32" else 0.0)
 
-_ROW = ("dtypes", "reason", "amplification", "floor", "steps")
+
+_ROW = ("dtypes", "reason", "amplification", "floor", "steps", "floor32")
 
 
 def torch(name: str, desc: str, **arguments: Any) -> Row:
@@ -71,3 +75,9 @@ CENTERED = 16.0
 # MXNet passes scalars to its kernels as decimal text; its parser may miss the nearest float32 by one
 # unit in the last place. Adam's step size is a new long decimal at every update.
 ADAM_TEXT = 2.0**-23
+
+
+def correction32(beta: float) -> float:
+    """Without 64-bit JAX, Optax computes 1 − βᵗ in float32: β and its power each round by 2⁻²⁴, which
+    the first update's division by 1 − β magnifies."""
+    return 2 * 2.0**-24 / (1 - beta)

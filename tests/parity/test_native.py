@@ -22,6 +22,11 @@ def test_rule_is_what_the_framework_computes(row: Row, dtype: str) -> None:
     states = referee(ox.native(row.optimizer, **row.arguments), p.params, p.grads, lrs)
     snapshots = run.native_snapshots(row.optimizer, row.arguments, p.params, p.grads, lrs, dtype=dtype)
     mismatch, _ = compare_runs(
-        states, snapshots, dtype, native=row.optimizer, amplification=row.amplification, floor=row.floor
+        states,
+        snapshots,
+        dtype,
+        native=row.optimizer,
+        amplification=row.amplification,
+        floor=row.floor_in(dtype),
     )
     assert mismatch is None, str(mismatch)

@@ -1,8 +1,11 @@
 """Rows of the adagrad family."""
 
-from tests.parity.record import F32, STATE32, keras, mxnet, onnx, torch
+from tests.parity.record import F32, STATE32, keras, mxnet, onnx, optax, torch
 
 ROWS = [
+    optax("adagrad", "defaults", learning_rate=0.1),
+    optax("adagrad", "nothing in the sum", learning_rate=0.1, initial_accumulator_value=0.0, eps=0.0),
+    optax("adagrad", "large eps", learning_rate=1.0, initial_accumulator_value=1.0, eps=0.1),
     torch("Adagrad", "plain", lr=0.1),
     torch("Adagrad", "all", lr=0.1, lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.1, eps=1e-3),
     mxnet(

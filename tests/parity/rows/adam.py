@@ -1,8 +1,23 @@
 """Rows of the adam family."""
 
-from tests.parity.record import ADAM_TEXT, keras, mxnet, onnx, ort, torch
+from tests.parity.record import ADAM_TEXT, correction32, keras, mxnet, onnx, optax, ort, torch
 
 ROWS = [
+    optax("adam", "defaults", learning_rate=0.001),
+    optax("adam", "root eps and changed betas", learning_rate=0.01, b1=0.5, b2=0.9, eps=1e-3, eps_root=1e-2),
+    optax("adamw", "decay", learning_rate=0.01, weight_decay=0.1, b1=0.8, b2=0.95),
+    optax("adamw", "huge lr", learning_rate=10.0, eps=1e-2, floor32=correction32(0.999)),
+    optax("amsgrad", "corrected maximum", learning_rate=0.01, b2=0.9),
+    optax("amsgrad", "root eps", learning_rate=0.1, eps=1e-3, eps_root=1e-3, floor32=correction32(0.999)),
+    optax("amsgrad", "mean corrected alone", learning_rate=0.01, bias_correction_nu=False),
+    optax(
+        "amsgrad",
+        "square corrected alone",
+        learning_rate=0.01,
+        bias_correction_mu=False,
+        floor32=correction32(0.999),
+    ),
+    optax("amsgrad", "uncorrected", learning_rate=0.01, bias_correction_mu=False, bias_correction_nu=False),
     torch("Adam", "defaults", lr=0.001),
     torch("Adam", "L2 and large eps", lr=0.01, weight_decay=0.1, eps=1e-3),
     torch("Adam", "amsgrad and ascent", lr=0.01, amsgrad=True, maximize=True, betas=(0.5, 0.9)),

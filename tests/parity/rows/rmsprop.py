@@ -1,8 +1,44 @@
 """Rows of the rmsprop family."""
 
-from tests.parity.record import CENTERED, F32, STATE32, keras, mxnet, torch
+from tests.parity.record import CENTERED, F32, STATE32, keras, mxnet, optax, torch
 
 ROWS = [
+    optax("rmsprop", "plain", learning_rate=0.01),
+    optax("rmsprop", "eps outside", learning_rate=0.01, decay=0.95, eps=0.1, eps_in_sqrt=False),
+    optax("rmsprop", "momentum", learning_rate=0.01, momentum=0.9),
+    optax(
+        "rmsprop",
+        "nesterov and bias correction",
+        learning_rate=0.01,
+        momentum=0.5,
+        nesterov=True,
+        bias_correction=True,
+    ),
+    optax("rmsprop", "centered", learning_rate=0.01, centered=True, eps=1e-3, amplification=CENTERED),
+    optax(
+        "rmsprop",
+        "centered, eps outside",
+        learning_rate=0.01,
+        decay=0.8,
+        centered=True,
+        eps=1e-3,
+        eps_in_sqrt=False,
+        momentum=0.9,
+        nesterov=True,
+        amplification=CENTERED,
+    ),
+    # Corrected, the first update's variance is 0 up to rounding: ε must not be small beside it.
+    optax(
+        "rmsprop",
+        "centered and bias correction",
+        learning_rate=0.1,
+        decay=0.8,
+        centered=True,
+        eps=1.0,
+        momentum=0.5,
+        bias_correction=True,
+        amplification=CENTERED,
+    ),
     torch("RMSprop", "plain and decay", lr=0.01, weight_decay=0.1),
     torch("RMSprop", "large eps", lr=0.01, alpha=0.9, eps=0.1),
     torch("RMSprop", "momentum", lr=0.01, momentum=0.9, alpha=0.95),

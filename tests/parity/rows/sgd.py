@@ -1,8 +1,11 @@
 """Rows of the sgd family."""
 
-from tests.parity.record import keras, mxnet, onnx, ort, torch
+from tests.parity.record import keras, mxnet, onnx, optax, ort, torch
 
 ROWS = [
+    optax("sgd", "plain", learning_rate=0.1),
+    optax("sgd", "momentum", learning_rate=0.1, momentum=0.9),
+    optax("sgd", "nesterov", learning_rate=0.05, momentum=0.5, nesterov=True),
     torch("SGD", "plain", lr=0.1),
     torch("SGD", "huge lr", lr=1e3, momentum=0.5),
     torch("SGD", "momentum and decay", lr=0.1, momentum=0.9, weight_decay=0.1),
