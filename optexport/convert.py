@@ -19,7 +19,14 @@ from .translation import LEVELS, Report, translate
 
 __all__ = ["Conversion", "convert"]
 
-_SUFFIXES = {".safetensors": BUNDLE, ".pt": "torch", ".pth": "torch", ".states": "mxnet", ".params": "mxnet"}
+_SUFFIXES = {
+    ".safetensors": BUNDLE,
+    ".pt": "torch",
+    ".pth": "torch",
+    ".states": "mxnet",
+    ".params": "mxnet",
+    ".h5": "keras",
+}
 
 
 @dataclass
@@ -248,9 +255,15 @@ def _progress(state: TrainingState, on_size: Callable[[int], Callable[[int], Non
 
 def _advice(state: TrainingState, to_format: str, emitted: str | None) -> list[str]:
     """What a person must do in the target framework for the run to go on as promised."""
+    order = state.ordered_names
+    if to_format == "keras":
+        return [
+            "build the optimizer before it loads: optimizer.build(model.trainable_variables); else Keras skips the state",
+            f"variables go by position, {', '.join(order[:4])}{'…' if len(order) > 4 else ''}: the model's trainable "
+            "variables must be these, in this order and of these shapes",
+        ]
     if to_format != "mxnet":
         return []
-    order = state.ordered_names
     out = [
         "gluon.Trainer.step(batch_size) divides the gradient by batch_size: call it with 1 if your loss is a mean",
         f"index i is parameter i of {', '.join(order[:4])}{'…' if len(order) > 4 else ''}: build the "

@@ -7,10 +7,19 @@ share, and what is refused. An optimizer has one set of arguments for all parame
 
 from __future__ import annotations
 
-from .optimizers import adagrad, adam, rmsprop, sgd
-from .optimizers.common import KerasNative
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-__all__ = ["OPTIMIZERS"]
+from optexport.errors import CheckpointError
+from optexport.specs import Spec
+from optexport.state.native import NativeGroup, NativeState
+
+from ._positions import placed
+from .optimizers import adagrad, adam, rmsprop, sgd
+from .optimizers.common import BASE, KerasNative
+
+__all__ = ["OPTIMIZERS", "arrange", "join"]
 
 OPTIMIZERS: tuple[KerasNative, ...] = (
     *sgd.ROWS,
@@ -18,3 +27,65 @@ OPTIMIZERS: tuple[KerasNative, ...] = (
     *rmsprop.ROWS,
     *adagrad.ROWS,
 )
+
+
+def join(spec: Spec, order: Sequence[str], steps: Mapping[str, int]) -> dict[str, Any]:
+    """The one set of arguments that a Keras optimizer has for all parameters.
+
+    Raises:
+        CheckpointError: groups differ in an argument.
+    """
+    del order, steps
+    made = [{**g.arguments, "learning_rate": g.values()["lr"]} for g in spec.groups]
+    for other in made[1:]:
+        for key, value in made[0].items():
+            if other.get(key) != value and key != "name":
+                raise CheckpointError(
+                    f"keras: groups differ in {key}: {value!r} and {other.get(key)!r}; Keras has one value for all, "
+                    "emit an optimizer with --emit-optimizer FILE"
+                )
+    return made[0]
+
+
+def arrange(native: NativeState, entry: KerasNative, given: Mapping[str, Any], where: str) -> NativeState:
+    """``native`` with its variables under the slots of ``entry``.
+
+    given: arguments that the file does not hold.
+
+    Raises:
+        CheckpointError: the variables do not fit, or the learning rate is a schedule and none is given.
+    """
+    (group,) = native.groups
+    known = {k: v for k, v in group.arguments.items() if k in entry.arguments}
+    given = {entry.aliases.get(k, k): v for k, v in given.items()}
+    if "learning_rate" not in {**known, **given}:
+        schedule = native.extras.get("schedule")
+        kind = f" ({schedule.get('class_name')})" if isinstance(schedule, dict) else ""
+        raise CheckpointError(
+            f"{where}: the learning rate is a schedule{kind}; give the next step's with --hyper learning_rate=…"
+        )
+    if "positions" not in native.extras:
+        return native
+    variables = [native.slots[k]["vars"] for k in group.params]
+    slots = placed(entry, entry.complete({**known, **given}), variables, where)
+    step = next(iter(native.steps.values()), None)
+    # What every optimizer has is off unless somebody turns it on; an optimizer's own values matter.
+    assumed = [
+        f"{k}={v}"
+        for k, v in entry.arguments.items()
+        if k not in known and k not in given and v != BASE.get(k, ())
+    ]
+    warnings = list(native.warnings)
+    if assumed and native.optimizer is None:
+        warnings.append(
+            "the file holds no hyperparameters but the learning rate; assumed "
+            f"{entry.qualified}'s defaults {', '.join(assumed)}"
+        )
+    return replace(
+        native,
+        groups=[NativeGroup(known, list(slots))],
+        slots=slots,
+        steps=dict.fromkeys(slots, step),
+        extras={k: v for k, v in native.extras.items() if k != "positions"},
+        warnings=warnings,
+    )

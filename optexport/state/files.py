@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from optexport.errors import CheckpointError
 
-__all__ = ["map_file", "told_of_writes", "whole_or_nothing", "whole_or_nothing_directory"]
+__all__ = ["map_file", "tell_write", "told_of_writes", "whole_or_nothing", "whole_or_nothing_directory"]
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -68,6 +68,13 @@ def told_of_writes(tell: Callable[[int], None] | None) -> Iterator[None]:
         yield
     finally:
         _TELL.reset(token)
+
+
+def tell_write(size: int) -> None:
+    """For writers that hand the file's name to a library: ``size`` bytes of state have been written."""
+    tell = _TELL.get()
+    if tell is not None:
+        tell(size)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, OptexportError
 from ..rules import name_of
 from . import bundle
 from .bundle import tensor_bytes
-from .lift import lift, native_roles
+from .lift import arranged, lift, native_roles
 from .names import read_names
 from .native import NativeState
 from .store import BUNDLE, _named, detect, read_model, read_native
@@ -88,6 +88,8 @@ def inspect(
     out = Inspection(
         native.format, None, max((s for s in native.steps.values() if s is not None), default=None)
     )
+    if optimizer is not None:
+        native = arranged(native, find(optimizer), {}, path)
     state = _lifted(native, path, optimizer, out)
     called = {k: k for g in native.groups for k in g.params}
     if state is not None:
@@ -154,7 +156,7 @@ def _renamed(
 
         if not native.weights:
             return state
-        weights = Weights(native.weights, ordered=True)
+        weights = Weights(native.weights, native.ordered)
         try:
             return _named(state, native, None, weights, path)
         except OptexportError:

@@ -15,7 +15,7 @@ from ..specs import Group, Spec
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
 
-__all__ = ["lift", "native_roles", "native_state", "says_optimizer"]
+__all__ = ["arranged", "lift", "native_roles", "native_state", "says_optimizer"]
 
 Paths = Mapping[str, str]
 
@@ -84,6 +84,7 @@ def lift(
     if emitted is not None:
         return _lift_emitted(native, emitted, where)
     entry = _entry(native, optimizer, where)
+    native = arranged(native, entry, arguments or {}, where)
     warnings = list(native.warnings)
     groups: list[Group] = []
     for g in native.groups:
@@ -111,6 +112,21 @@ def lift(
         provenance=(f"read from {native.format} of {entry.qualified}",),
         warnings=tuple(warnings),
     )
+
+
+def arranged(native: NativeState, entry: Native, given: Mapping[str, Any], where: str) -> NativeState:
+    """The native state with its tensors under the optimizer's slots.
+
+    A format that knows tensors by position alone has a dialect with ``arrange``, which places them
+    once the optimizer is known. given: arguments that the file does not hold.
+
+    Raises:
+        CheckpointError: they do not fit, or an argument is needed that neither file nor caller gives.
+    """
+    if entry.framework != native.framework:
+        return native
+    arrange = getattr(converter(entry.framework, "dialect"), "arrange", None)
+    return native if arrange is None else arrange(native, entry, given, where)  # type: ignore[no-any-return]
 
 
 def says_optimizer(native: NativeState) -> bool:

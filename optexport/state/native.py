@@ -41,6 +41,7 @@ class NativeState:
     steps: parameter key -> completed updates, None where the file does not say.
     named: whether keys are parameter names rather than indexes.
     weights: parameter values that the same file carries (combined checkpoints), by name, in order.
+    ordered: whether the order of ``weights`` is the model's own.
     extras: whatever else the file holds that may matter (scheduler state, epoch, …), plain values.
     warnings: one sentence each, for the person who converts.
     """
@@ -53,6 +54,7 @@ class NativeState:
     steps: dict[str, int | None] = field(default_factory=dict)
     named: bool = False
     weights: dict[str, np.ndarray] = field(default_factory=dict)
+    ordered: bool = True
     extras: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

@@ -113,7 +113,7 @@ def load(
         return _with_weights(state, weights, path) if weights is not None else state
     native = read_native(path, fmt)
     state = lift(native, path, optimizer=optimizer, arguments=arguments, step=step)
-    own = Weights(native.weights, ordered=True) if native.weights else None
+    own = Weights(native.weights, native.ordered) if native.weights else None
     return _named(state, native, listed, weights or own, path)
 
 

@@ -25,7 +25,7 @@ from optexport.dialects import Link, Native
 from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
-__all__ = ["BASE", "LINKS", "Arguments", "KerasNative", "common", "native"]
+__all__ = ["BASE", "LINKS", "Arguments", "KerasNative", "common", "native", "variable_order"]
 
 Arguments = Mapping[str, Any]
 
@@ -62,8 +62,8 @@ class KerasNative(Native):
     """A Keras optimizer.
 
     blocks: its variables after ``iteration`` and ``learning_rate``, by the framework's slot names:
-        blocks follow one another, and a block holds its slots parameter by parameter. Empty: all
-        slots in one block.
+        blocks follow one another, and a block holds its slots parameter by parameter; see
+        `variable_order`. Empty: all slots in one block.
     once: slots that the whole optimizer has once, after all blocks.
     """
 
@@ -138,3 +138,18 @@ def _check(name: str, a: Arguments) -> None:
         raise HyperparameterError(
             f"keras:{name}: argument 'loss_scale_factor' expected a number other than 0, found 0"
         )
+
+
+def variable_order(entry: KerasNative, arguments: Arguments, count: int) -> list[tuple[int | None, str]]:
+    """``optimizer.variables`` after ``iteration`` and ``learning_rate``: (parameter's place, slot).
+
+    arguments: complete. count: number of parameters. The place is None for a slot that the whole
+    optimizer has once. Slots that the rule at these arguments does not have are left out.
+    """
+    roles = set(entry.rule(arguments).slot_names)
+    has = [name for name, role in entry.slots if role in roles]
+    blocks = entry.blocks or (tuple(n for n in has if n not in entry.once),)
+    own: list[tuple[int | None, str]] = [
+        (place, slot) for block in blocks for place in range(count) for slot in block if slot in has
+    ]
+    return own + [(None, slot) for slot in entry.once if slot in has]

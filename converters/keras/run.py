@@ -1,0 +1,179 @@
+"""Runs Keras optimizers, emitted and native, step by step. Imports Keras.
+
+Keras chooses its backend when it is imported. Where ``KERAS_BACKEND`` is not set, this module
+chooses the first of JAX, PyTorch and TensorFlow that is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from optexport.dialects import find
+from optexport.errors import CheckpointError, UnknownNameError
+
+from .optimizers.common import KerasNative, variable_order
+
+__all__ = ["native_resume", "native_snapshots"]
+
+if "KERAS_BACKEND" not in os.environ:
+    _INSTALLED = [b for b in ("jax", "torch", "tensorflow") if importlib.util.find_spec(b) is not None]
+    if not _INSTALLED:
+        raise ImportError("Keras needs one of its backends, jax, torch or tensorflow; pip install jax")
+    os.environ["KERAS_BACKEND"] = _INSTALLED[0]
+
+import keras
+
+Arrays = Mapping[str, Any]
+Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
+
+
+def native_snapshots(
+    optimizer: str,
+    arguments: Mapping[str, Any],
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+) -> Iterator[Snapshot]:
+    """Run ``keras:AdamW`` and the like; slots are under Keras' own names.
+
+    arguments: of the class. params: name -> array, in the optimizer's order. grads: one mapping a
+        step; a parameter that it lacks is left alone, but the step count, which all share, goes on.
+    lrs: learning rate of each step, the optimizer's own where None. dtype: of parameters, gradients
+        and slots; also Keras' ``floatx`` while the optimizer runs.
+
+    Raises:
+        UnknownNameError: Keras has no such optimizer.
+    """
+    with _floats(dtype):
+        run = _Run(_class(optimizer)(**arguments), params, dtype)
+    return run.steps(grads, lrs, lambda: _native_slots(run, optimizer, arguments))
+
+
+def native_resume(
+    path: str | PathLike[str],
+    optimizer: str,
+    arguments: Mapping[str, Any],
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+) -> Iterator[Snapshot]:
+    """Load the optimizer of a ``.weights.h5`` file with Keras itself and go on.
+
+    Variables are found by position: ``params`` must be in the order that the file's optimizer had.
+    arguments: of the class; the file holds the learning rate and the step count only.
+
+    Raises:
+        CheckpointError: the file's optimizer has another number of variables.
+    """
+    from keras.src.saving.saving_lib import H5IOStore
+
+    with _floats(dtype):
+        run = _Run(_class(optimizer)(**arguments), params, dtype)
+        with closing(H5IOStore(os.fspath(path), mode="r")) as store:
+            held = store.get("optimizer")
+            if len(held.keys()) != len(run.optimizer.variables):
+                raise CheckpointError(
+                    f"{path}: expected {len(run.optimizer.variables)} variables of {optimizer}, found {len(held.keys())}"
+                )
+            run.optimizer.load_own_variables(held)
+    return run.steps(grads, lrs, lambda: _native_slots(run, optimizer, arguments))
+
+
+class _Run:
+    """An optimizer and the variables it updates.
+
+    Each update runs with ``floatx`` (and JAX' 64-bit mode) as ``dtype`` needs it, and leaves both as
+    they were.
+    """
+
+    def __init__(self, optimizer: Any, params: Arrays, dtype: str) -> None:
+        self.optimizer, self.dtype = optimizer, dtype
+        self.variables = {
+            n: keras.Variable(np.asarray(v, dtype), dtype=dtype, name=f"variable_{i}")
+            for i, (n, v) in enumerate(params.items())
+        }
+        optimizer.build(list(self.variables.values()))
+
+    def steps(
+        self,
+        grads: Sequence[Arrays],
+        lrs: Sequence[float | None] | None,
+        slots: Callable[[], dict[str, dict[str, np.ndarray[Any, Any]]]],
+    ) -> Iterator[Snapshot]:
+        own = float(_numpy(self.optimizer.learning_rate))
+        for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
+            with _floats(self.dtype):
+                self.optimizer.learning_rate = own if lr is None else lr
+                self._apply(gradients)
+                snapshot = {n: _numpy(v) for n, v in self.variables.items()}, slots()
+            yield snapshot
+
+    def _apply(self, gradients: Arrays) -> None:
+        given = [
+            keras.ops.convert_to_tensor(np.asarray(gradients[n], self.dtype), self.dtype)
+            if n in gradients
+            else None
+            for n in self.variables
+        ]
+        if all(g is None for g in given):
+            return
+        with warnings.catch_warnings():
+            # Keras warns when a variable has no gradient.
+            warnings.filterwarnings("ignore", "Gradients do not exist")
+            self.optimizer.apply(given, list(self.variables.values()))
+
+
+def _native_slots(
+    run: _Run, optimizer: str, arguments: Mapping[str, Any]
+) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+    """The slots out of ``optimizer.variables``, which Keras orders by block."""
+    entry = find(optimizer)
+    if not isinstance(entry, KerasNative):
+        raise UnknownNameError(f"{optimizer!r}: expected an optimizer of Keras, as in keras:AdamW")
+    names = list(run.variables)
+    order = variable_order(entry, entry.complete(arguments), len(names))
+    variables = run.optimizer.variables
+    first = len(variables) - len(order)
+    out: dict[str, dict[str, np.ndarray[Any, Any]]] = {n: {} for n in names}
+    for (place, slot), variable in zip(order, variables[first:], strict=True):
+        for name in names if place is None else names[place : place + 1]:
+            out[name][slot] = _numpy(variable)
+    return out
+
+
+@contextmanager
+def _floats(dtype: str) -> Iterator[None]:
+    """Keras' default float as ``dtype`` needs it, and 64-bit numbers in JAX where it is float64."""
+    before = keras.config.floatx()
+    with ExitStack() as stack:
+        if keras.config.backend() == "jax" and dtype == "float64":
+            import jax
+
+            stack.enter_context(jax.enable_x64(True))
+        stack.callback(keras.config.set_floatx, before)
+        keras.config.set_floatx(dtype)
+        yield
+
+
+def _numpy(variable: Any) -> np.ndarray[Any, Any]:
+    """A variable or tensor as a copy of its own memory."""
+    return np.array(keras.ops.convert_to_numpy(getattr(variable, "value", variable)))
+
+
+def _class(optimizer: str) -> Any:
+    name = optimizer.rpartition(":")[2].lower()
+    for found, kind in vars(keras.optimizers).items():
+        if found.lower() == name and inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer):
+            return kind
+    raise UnknownNameError(f"{optimizer!r}: expected an optimizer of keras.optimizers, as in keras:AdamW")
