@@ -67,15 +67,20 @@ def console(stderr: bool = False) -> Any:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None, right: Sequence[int] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str | None = None,
+    right: Sequence[int] = (),
+    whole: Sequence[int] = (),
 ) -> None:
-    """Print a table; ``right`` lists columns of numbers."""
+    """Print a table; ``right`` lists columns of numbers, ``whole`` those whose text is never folded."""
     from rich import box
     from rich.table import Table
 
     t = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for i, c in enumerate(columns):
-        t.add_column(c, justify="right" if i in right else "left", overflow="fold")
+        justify: Any = "right" if i in right else "left"
+        t.add_column(c, justify=justify, overflow="fold", no_wrap=i in whole)
     for row in rows:
         t.add_row(*[cell if hasattr(cell, "style") else plain(str(cell)) for cell in row])
     console().print(t)

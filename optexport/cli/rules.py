@@ -67,4 +67,4 @@ def command(as_json: bool) -> None:
                 Text.assemble(f"{cell['optimizer']}\n", verdict_text(cell["verdict"])) if known else Text("–")
             )
         cells.append(line)
-    table(["rule", *frameworks], cells)
+    table(["rule", *frameworks], cells, whole=[0])
