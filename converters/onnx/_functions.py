@@ -4,114 +4,58 @@ The scalar function works in double (float where the rule says float32) and cast
 what the update needs. The update function then touches tensors only, so that the runtime may give
 it a whole parameter, a bucket of several, or a block of one.
 
-`OPERATORS` is the only place where an IR operator meets an ONNX operator.
+`_lower.py` says which ONNX operators an IR operator is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-from optexport.ir import FLOAT32, TENSOR, Program, equations
+from optexport.ir import TENSOR, Program, Reach, equations, reach
 from optexport.ir.analysis import scalars
-from optexport.ir.ops import OPS
-from optexport.ir.program import Input, Node
+from optexport.ir.program import Input
 
-__all__ = ["DOMAIN", "OPERATORS", "OPSET", "Functions", "compute_type", "functions", "in_place"]
+from ._lower import NUMPY, Body, compute_type, lower, rounded, type_of, value, wanted
+
+__all__ = ["DOMAIN", "OPSET", "Functions", "functions", "in_place", "lower_update"]
 
 DOMAIN = "optexport"
 OPSET = 18
-
-# IR operator -> ONNX operators, applied one after the other. Reductions see their tensor in double and
-# keep no axis. (ReduceL2 of doubles is wrong from the eighth digit on in ONNX Runtime 1.19.)
-OPERATORS: Mapping[str, tuple[str, ...]] = {
-    "add": ("Add",),
-    "sub": ("Sub",),
-    "mul": ("Mul",),
-    "div": ("Div",),
-    "neg": ("Neg",),
-    "pow": ("Pow",),
-    "sqrt": ("Sqrt",),
-    "exp": ("Exp",),
-    "log": ("Log",),
-    "abs": ("Abs",),
-    "sign": ("Sign",),
-    "min": ("Min",),
-    "max": ("Max",),
-    "eq": ("Equal",),
-    "lt": ("Less",),
-    "le": ("LessOrEqual",),
-    "where": ("Where",),
-    "sum": ("ReduceSum",),
-    "mean": ("ReduceMean",),
-    "norm": ("ReduceSumSquare", "Sqrt"),
-    "cast": ("Cast",),
-}
-
-_NUMPY: Mapping[int, type[np.floating[Any]]] = {T.FLOAT: np.float32, T.DOUBLE: np.float64}
-
-
-def compute_type(dtype: int) -> int:
-    """The ONNX type of the arithmetic on tensors of ``dtype``: float32 for the half types.
-
-    ONNX Runtime's CPU kernels have neither float16 nor bfloat16 arithmetic, so such tensors are
-    widened at the border of the update and rounded once, on their way out.
-    """
-    return T.DOUBLE if dtype == T.DOUBLE else T.FLOAT
 
 
 @dataclass(frozen=True)
 class Functions:
     """What one program became.
 
+    program: what it is. types: ONNX type of the scalar outputs, by name; the rest are tensors.
     update: tensors in the order of ``tensors`` and then ``crossing`` -> the new values, in the order
-        of ``outputs``. scalars: None where the update needs no scalar.
+        of ``outputs``; None where the program sums over a group, which no function can.
+    scalars: None where the update needs no scalar.
     tensors: keys of the tensor inputs that are read (``param``, ``grad``, slot names).
     crossing: names of the scalars that the update takes. direct: those of them that are a graph input
         as it stands, by that input's key; the others are the scalar function's results, in order.
     hosted: keys of the scalar function's inputs: ``step`` and hyperparameter names, all in double.
+    crossing_values: the node and ONNX type of each.
     copied: outputs that must not be written over the input of the same name.
     """
 
-    update: onnx.FunctionProto
+    program: Program
+    types: Mapping[str, int]
+    update: onnx.FunctionProto | None
     scalars: onnx.FunctionProto | None
     tensors: tuple[str, ...]
     crossing: tuple[str, ...]
+    crossing_values: tuple[tuple[int, int], ...]
     direct: Mapping[str, str]
     hosted: tuple[str, ...]
     outputs: tuple[str, ...]
     copied: frozenset[str]
-
-
-@dataclass
-class _Body:
-    """Nodes of a function under construction; values by (IR node, ONNX type)."""
-
-    taken: set[str]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    values: dict[tuple[int, int], str] = field(default_factory=dict)
-
-    def name(self, hint: str) -> str:
-        name, n = hint, 1
-        while name in self.taken:
-            n += 1
-            name = f"{hint}_{n}"
-        self.taken.add(name)
-        return name
-
-    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
-        return output
-
-    def constant(self, value: float, kind: int, hint: str) -> str:
-        tensor = numpy_helper.from_array(np.array(value, _NUMPY[kind]))
-        return self.add("Constant", (), self.name(hint), value=tensor)
 
 
 def functions(
@@ -121,23 +65,32 @@ def functions(
     known: Mapping[str, float],
     bare: frozenset[str] = frozenset(),
     title: str = "",
+    types: Mapping[str, int] | None = None,
 ) -> Functions:
     """The two functions of a folded program.
 
     name: stem of the functions' names. dtype: ONNX element type of the tensors. known: hyperparameters
     that were folded in, to call constants by their names. bare: runtime hyperparameters that no
-    multiplier changes, so that the update may take the graph's input itself.
+    multiplier changes, so that the update may take the graph's input itself. types: ONNX type of each
+    scalar slot.
     """
+    types = dict(types or {})
     host = set(scalars(program))
     compute = compute_type(dtype)
-    crossing = _crossing(program, host, compute)
+    crossing = _crossing(program, host, compute, types)
     names = _crossing_names(program, crossing, compute, known)
-    update, tensors = _update(program, host, dtype, dict(zip(crossing, names, strict=True)))
     outputs = tuple(program.outputs)
-    proto = _function(
-        name, tensors + names, [f"{o}.new" for o in outputs], update, [title, *equations(program)]
-    )
     named = dict(zip(crossing, names, strict=True))
+    update = None
+    tensors = _tensors(program)
+    if reach(program) is not Reach.GROUP:
+        body = Body({*names, *(f"{o}.new" for o in outputs), *tensors, "param", "grad"})
+        body.values.update(named)
+        for _ in lower_update(body, program, host, dtype, {t: t for t in tensors}, types):
+            raise AssertionError("a function cannot sum over a group")
+        update = _function(
+            name, tensors + names, [f"{o}.new" for o in outputs], body, [title, *equations(program)]
+        )
     direct = {n: key for (i, kind), n in named.items() if (key := _bare(program, i, kind, compute, bare))}
     made: onnx.FunctionProto | None = None
     hosted: tuple[str, ...] = ()
@@ -147,7 +100,9 @@ def functions(
         about = [f"Scalars of one step, for {name}."]
         made = _function(f"{name}_scalars", inputs, list(computed.values()), body, about)
     copied = frozenset(o for o in outputs if not in_place(program, o))
-    return Functions(proto, made, tensors, names, direct, hosted, outputs, copied)
+    return Functions(
+        program, types, update, made, tensors, names, tuple(crossing), direct, hosted, outputs, copied
+    )
 
 
 def _bare(program: Program, i: int, kind: int, compute: int, bare: frozenset[str]) -> str | None:
@@ -185,7 +140,7 @@ def in_place(program: Program, output: str) -> bool:
 
 
 def _function(
-    name: str, inputs: Sequence[str], outputs: Sequence[str], body: _Body, doc: Sequence[str]
+    name: str, inputs: Sequence[str], outputs: Sequence[str], body: Body, doc: Sequence[str]
 ) -> onnx.FunctionProto:
     return helper.make_function(
         DOMAIN,
@@ -198,40 +153,37 @@ def _function(
     )
 
 
-def _wanted(program: Program, node: Node, compute: int) -> list[int]:
-    """The ONNX type in which ``node`` needs each operand, as the referee rounds them."""
-    if node.op == "cast":
-        return [_type(program.nodes[node.args[0]], compute)]
-    if OPS[node.op].result == "scalar":
-        return [T.DOUBLE]
-    args = [program.nodes[a] for a in node.args]
-    real = compute if any(a.type.is_tensor for a in args) else T.FLOAT if node.type is FLOAT32 else T.DOUBLE
-    return [T.BOOL if a.type.is_truth else real for a in args]
+def _tensors(program: Program) -> tuple[str, ...]:
+    """Keys of what an update reads of one parameter: its tensors, and its scalar slots."""
+    found = dict.fromkeys(["param"])
+    for i in sorted(program.used()):
+        attr = program.nodes[i].attr
+        if isinstance(attr, Input) and attr.role not in ("step", "hyper"):
+            found[attr.name or attr.role] = None
+    return tuple(found)
 
 
-def _type(node: Node, compute: int) -> int:
-    """The ONNX type of a node's own value."""
-    if node.type.is_truth:
-        return T.BOOL
-    return compute if node.type is TENSOR else T.FLOAT if node.type is FLOAT32 else T.DOUBLE
-
-
-def _crossing(program: Program, host: set[int], compute: int) -> list[tuple[int, int]]:
+def _crossing(
+    program: Program, host: set[int], compute: int, types: Mapping[str, int]
+) -> list[tuple[int, int]]:
     """(host scalar, type) pairs that the rest of the program reads, in order of use."""
     found: dict[tuple[int, int], None] = {}
     for i in sorted(program.used() - host):
         node = program.nodes[i]
         if node.args:
-            for a, kind in zip(node.args, _wanted(program, node, compute), strict=True):
+            for a, kind in zip(node.args, wanted(program, node, compute), strict=True):
                 if a in host:
                     found[a, kind] = None
+    for name, i in program.outputs.items():
+        if i in host:
+            found[i, types[name]] = None
     return list(found)
 
 
 def _crossing_names(
     program: Program, crossing: Sequence[tuple[int, int]], compute: int, known: Mapping[str, float]
 ) -> tuple[str, ...]:
-    body = _Body({"param", "grad", *program.outputs})
+    body = Body({"param", "grad", *program.outputs})
     names = []
     for i, kind in crossing:
         node = program.nodes[i]
@@ -241,7 +193,7 @@ def _crossing_names(
             hint = _constant_hint(float(node.attr), known)  # type: ignore[arg-type]
         else:
             hint = node.label or f"{node.op}_{i}"
-        names.append(body.name(hint if kind in (compute, T.BOOL) else f"{hint}.{_NUMPY[kind].__name__}"))
+        names.append(body.name(hint if kind in (compute, T.BOOL) else f"{hint}.{NUMPY[kind].__name__}"))
     return tuple(names)
 
 
@@ -256,9 +208,9 @@ def _constant_hint(value: float, known: Mapping[str, float]) -> str:
 
 def _scalars(
     program: Program, host: set[int], outputs: Mapping[tuple[int, int], str]
-) -> tuple[_Body, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[Body, tuple[str, ...], tuple[str, ...]]:
     """Body of the scalar function, and its inputs: their keys and the names they have inside."""
-    body = _Body(set(outputs.values()))
+    body = Body(set(outputs.values()))
     needed: set[int] = set()
     todo = [i for i, _ in outputs]
     while todo:
@@ -273,59 +225,74 @@ def _scalars(
             key = node.attr.name or node.attr.role
             inputs[key] = body.values[i, T.DOUBLE] = body.name(f"{key}.double" if key in body.taken else key)
         elif node.op != "const":
-            _lower(body, program, i, T.DOUBLE, node.label or f"{node.op}_{i}")
+            lower(body, program, i, T.DOUBLE, node.label or f"{node.op}_{i}")
     for (i, kind), name in outputs.items():
         node = program.nodes[i]
         if node.op == "const":
             body.add(
-                "Constant", (), name, value=numpy_helper.from_array(np.array(_rounded(node), _NUMPY[kind]))
+                "Constant", (), name, value=numpy_helper.from_array(np.array(rounded(node), NUMPY[kind]))
             )
             continue
-        own = _type(node, T.DOUBLE)
-        value = _value(body, program, i, own)
+        own = type_of(node, T.DOUBLE)
+        made = value(body, program, i, own)
         if own == kind:
-            body.add("Identity", (value,), name)
+            body.add("Identity", (made,), name)
         else:
-            body.add("Cast", (value,), name, to=kind)
+            body.add("Cast", (made,), name, to=kind)
     return body, tuple(inputs), tuple(inputs.values())
 
 
-def _update(
-    program: Program, host: set[int], dtype: int, crossing: Mapping[tuple[int, int], str]
-) -> tuple[_Body, tuple[str, ...]]:
-    """Body and tensor inputs of the update function."""
-    compute = compute_type(dtype)
-    outputs = [f"{o}.new" for o in program.outputs]
-    body = _Body({*crossing.values(), *outputs, "param", "grad"})
-    body.values.update(crossing)
-    tensors, full = ["param"], set()
+def lower_update(
+    body: Body,
+    program: Program,
+    host: set[int],
+    dtype: int,
+    inputs: Mapping[str, str],
+    types: Mapping[str, int],
+    outputs: Mapping[str, str] | None = None,
+) -> Generator[str, str, None]:
+    """Add one parameter's update to ``body``; yields each scalar that is summed over the group, and is sent
+    the name of the sum.
+
+    inputs, outputs: names by key; outputs are ``<key>.new`` when None. Host scalars are in
+    ``body.values`` already.
+    """
+    compute, full = compute_type(dtype), set()
     for i in sorted(program.used() - host):
         node = program.nodes[i]
         if isinstance(node.attr, Input):
-            key = node.attr.name or node.attr.role
-            if key not in tensors:
-                tensors.append(key)
-            body.taken.add(key)
-            body.values[i, compute] = (
-                key if compute == dtype else body.add("Cast", (key,), body.name(f"{key}.wide"), to=compute)
-            )
-            full.add(i)
+            name, own = inputs[node.attr.name or node.attr.role], type_of(node, compute)
+            if node.type.is_tensor and own != dtype:
+                name = body.add("Cast", (name,), body.name(f"{name}.wide"), to=own)
+            body.values[i, own] = name
         elif node.op == "const":
-            body.values[i, compute] = body.constant(_rounded(node), compute, f"{float(node.attr):g}")  # type: ignore[arg-type]
+            body.values[i, compute] = body.constant(rounded(node), compute, f"{float(node.attr):g}")  # type: ignore[arg-type]
+            continue
+        elif node.op == "group_sum":
+            body.values[i, T.DOUBLE] = yield value(body, program, node.args[0], T.DOUBLE)
         else:
-            _lower(body, program, i, compute, node.label or f"{node.op}_{i}")
-            if node.type.is_tensor and full & set(node.args):
-                full.add(i)
-    for (_, i), name in zip(program.outputs.items(), outputs, strict=True):
-        value = _value(body, program, i, compute)
-        if i not in full:  # a constant: it takes the parameter's shape
-            shape = body.add("Shape", ("param",), body.name("shape"))
-            value = body.add("Expand", (value, shape), body.name("full"))
-        _finish(body, value, name, compute, dtype)
-    return body, tuple(tensors)
+            lower(body, program, i, compute, node.label or f"{node.op}_{i}", inputs["param"])
+        if node.type is TENSOR and _is_full(program, i, full):
+            full.add(i)
+    for key, i in program.outputs.items():
+        name, node = (outputs or {}).get(key, f"{key}.new"), program.nodes[i]
+        if key in types:
+            body.add("Identity", (value(body, program, i, types[key]),), name)
+            continue
+        made = value(body, program, i, compute)
+        if node.type is TENSOR and i not in full:  # a constant: it takes the parameter's shape
+            shape = body.add("Shape", (inputs["param"],), body.name("shape"))
+            made = body.add("Expand", (made, shape), body.name("full"))
+        _finish(body, made, name, compute, dtype)
 
 
-def _finish(body: _Body, value: str, name: str, compute: int, dtype: int) -> None:
+def _is_full(program: Program, i: int, full: set[int]) -> bool:
+    """Whether a tensor has the parameter's shape as it is, not that of a scalar."""
+    node = program.nodes[i]
+    return isinstance(node.attr, Input) or node.op in ("expand", "item") or bool(full & set(node.args))
+
+
+def _finish(body: Body, value: str, name: str, compute: int, dtype: int) -> None:
     """Make ``value`` the output ``name``: rename it where it is a fresh result, else copy it."""
     if compute != dtype:
         body.add("Cast", (value,), name, to=dtype)
@@ -339,40 +306,3 @@ def _finish(body: _Body, value: str, name: str, compute: int, dtype: int) -> Non
                 body.values[key] = name if old == value else old
             return
     body.add("Identity", (value,), name)
-
-
-def _rounded(node: Node) -> float:
-    return float(np.float32(node.attr)) if node.type is FLOAT32 else float(node.attr)  # type: ignore[arg-type]
-
-
-def _value(body: _Body, program: Program, i: int, kind: int) -> str:
-    """Name of node ``i``'s value in an ONNX type, cast or made where it is not there yet."""
-    if (i, kind) not in body.values:
-        node = program.nodes[i]
-        if node.op == "const":
-            body.values[i, kind] = body.constant(_rounded(node), kind, f"{float(node.attr):g}")  # type: ignore[arg-type]
-        else:
-            name = next(v for (j, _), v in body.values.items() if j == i)
-            suffix = _NUMPY[kind].__name__
-            body.values[i, kind] = body.add("Cast", (name,), body.name(f"{name}.{suffix}"), to=kind)
-    return body.values[i, kind]
-
-
-def _lower(body: _Body, program: Program, i: int, compute: int, hint: str) -> None:
-    """Add the ONNX node of IR node ``i``."""
-    node = program.nodes[i]
-    operands = [
-        _value(body, program, a, kind)
-        for a, kind in zip(node.args, _wanted(program, node, compute), strict=True)
-    ]
-    own = _type(node, compute)
-    attributes: dict[str, Any] = {}
-    if OPS[node.op].result == "scalar":
-        attributes["keepdims"] = 0
-    elif node.op == "cast":
-        attributes["to"] = own
-    *before, last = OPERATORS[node.op]
-    for op in before:
-        operands = [body.add(op, operands, body.name(f"{hint}.{op}"), **attributes)]
-        attributes = {}
-    body.values[i, own] = body.add(last, operands, body.name(hint), **attributes)

@@ -13,6 +13,7 @@ import onnx
 from optexport.errors import CheckpointError
 
 __all__ = [
+    "GIVEN",
     "View",
     "check_graph",
     "find_tensors",
@@ -23,6 +24,10 @@ __all__ = [
     "shape_of",
     "without_output_views",
 ]
+
+
+# The tensors of an update that each step is given, beside the state.
+GIVEN = ("grad", "noise", "hessian")
 
 
 @dataclass(frozen=True)
@@ -73,19 +78,21 @@ def find_tensors(
     if flat is not None:
         for buffer in flat:
             for s in buffer["segments"]:
-                for key in ("param", "grad", *buffer["slots"]):
+                for key in ("param", *buffer.get("given", ["grad"]), *buffer["slots"]):
                     name = buffer["name"] if key == "param" else f"{buffer['name']}.{key}"
                     views[s["name"], key] = View(name, s["offset"], tuple(s["shape"]))
-    else:
-        params = {n: None for n in state if f"{n}.grad" in shapes}
-        for name in params:
-            views[name, "param"] = View(name, 0, shapes[name])
-            views[name, "grad"] = View(f"{name}.grad", 0, shapes[name])
-        for name in state:
-            if name not in params:
-                owner, _, slot = name.rpartition(".")
-                views[owner, slot] = View(name, 0, shapes[name])
-    grads = list(dict.fromkeys(v.buffer for (_, key), v in views.items() if key == "grad"))
+    held = {v.buffer for v in views.values()}
+    params = {n: None for n in state if f"{n}.grad" in shapes and n not in held}
+    for name in params:
+        views[name, "param"] = View(name, 0, shapes[name])
+        for key in GIVEN:
+            if f"{name}.{key}" in shapes:
+                views[name, key] = View(f"{name}.{key}", 0, shapes[name])
+    for name in state:
+        if name not in params and name not in held:
+            owner, _, slot = name.rpartition(".")
+            views[owner, slot] = View(name, 0, shapes[name])
+    grads = list(dict.fromkeys(v.buffer for (_, key), v in views.items() if key in GIVEN))
     scalars = [n for n in shapes if n not in state and n not in grads and n != "step"]
     return {"state": state, "grads": grads, "scalars": scalars}, views
 
@@ -129,18 +136,24 @@ def flat_shapes(meta: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor of a flat buffer, from the table: the graph leaves the number of rows free."""
     out: dict[str, tuple[int, ...]] = {}
     for buffer in json.loads(meta["optexport.flat"])["buffers"] if "optexport.flat" in meta else ():
-        for suffix in ("", ".grad", *(f".{s}" for s in buffer["slots"])):
+        for suffix in ("", *(f".{s}" for s in (*buffer.get("given", ["grad"]), *buffer["slots"]))):
             out[buffer["name"] + suffix] = tuple(buffer["shape"])
     return out
 
 
 def free_rows(proto: onnx.ModelProto) -> dict[str, int]:
     """Tensor -> index of its flat buffer, where every buffer's rows may be updated apart; else empty."""
-    tensors = [i for i in proto.graph.input if i.type.tensor_type.shape.dim]
+    flat = any(p.key == "optexport.flat" for p in proto.metadata_props)
+    # Without buffers, or with state outside of them, there are no rows to share out.
+    state = {o.name.removesuffix(".new") for o in proto.graph.output} - {"step"}
+    tensors = (
+        [i for i in proto.graph.input if i.type.tensor_type.shape.dim or i.name in state] if flat else []
+    )
     lanes: dict[str, int] = {}
     found: dict[str, int] = {}
     for info in tensors:
-        rows = info.type.tensor_type.shape.dim[0].dim_param
+        dims = info.type.tensor_type.shape.dim
+        rows = dims[0].dim_param if dims else ""
         if not rows:
             return {}
         lanes[info.name] = found.setdefault(rows, len(found))

@@ -20,6 +20,7 @@ from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
 from ._graph import (
+    GIVEN,
     View,
     check_graph,
     find_tensors,
@@ -205,7 +206,7 @@ class UpdateSession:
         """name -> slot -> value; memory as for `params`."""
         out: dict[str, dict[str, np.ndarray]] = {n: {} for n, key in self._views if key == "param"}
         for (name, key), view in self._views.items():
-            if key not in ("param", "grad"):
+            if key != "param" and key not in GIVEN:
                 out[name][key] = self._read(view)
         return out
 
@@ -236,7 +237,7 @@ class UpdateSession:
                 f"{what}: the graph has no such input; expected {', '.join(self._inputs())}"
             )
         for (name, key), view in self._views.items():
-            if key == "grad":
+            if key in GIVEN:
                 continue
             if key == "param" and (name, key) not in given:
                 raise CheckpointError(f"input {name!r}: expected a value, found none; pass it in params")
@@ -244,28 +245,44 @@ class UpdateSession:
         self._step[...] = step
 
     def step(
-        self, grads: Arrays | None = None, lr: float | Sequence[float] | None = None, **hyper: float
+        self,
+        grads: Arrays | None = None,
+        lr: float | Sequence[float] | None = None,
+        *,
+        noise: Arrays | None = None,
+        hessian: Arrays | None = None,
+        **hyper: float,
     ) -> None:
         """One update.
 
         grads: name -> gradient, every one; None where the buffers of `grads` were filled. lr: learning
             rate, before ``lr_mult``; a sequence gives ``lr.0``, ``lr.1``, … in order. None: that of
-            the step before. hyper: other runtime inputs by name (``lr.0`` as ``**{"lr.0": …}``).
+            the step before. noise, hessian: name -> standard normal numbers, diagonal of the Hessian or its
+            product with a vector, where the rule reads them. hyper: other runtime inputs by name
+            (``lr.0`` as ``**{"lr.0": …}``).
 
         Raises:
             HyperparameterError: an input of the graph has no value, or an array has another shape.
         """
         self._set_scalars(lr, hyper)
-        if grads is not None:
-            for (name, key), view in self._views.items():
-                if key == "grad":
-                    if name not in grads:
-                        raise HyperparameterError(f"input '{name}.grad': expected a gradient, found none")
-                    self._write(view, grads[name], f"{name}.grad")
-            unknown = [n for n in grads if (n, "grad") not in self._views]
-            if unknown:
-                raise UnknownNameError(f"gradient for {unknown[0]!r}: the graph has no such parameter")
+        for kind, arrays in (("grad", grads), ("noise", noise), ("hessian", hessian)):
+            self._give(kind, arrays)
         self._run()
+
+    def _give(self, kind: str, arrays: Arrays | None) -> None:
+        """Fill the buffers of what a step is given; None where the caller has filled them."""
+        if arrays is None:
+            return
+        wanted = {name: view for (name, key), view in self._views.items() if key == kind}
+        for name, view in wanted.items():
+            if name not in arrays:
+                word = "a gradient" if kind == "grad" else "an array"
+                raise HyperparameterError(f"input '{name}.{kind}': expected {word}, found none")
+            self._write(view, arrays[name], f"{name}.{kind}")
+        unknown = [n for n in arrays if n not in wanted]
+        if unknown:
+            word = "gradient" if kind == "grad" else kind
+            raise UnknownNameError(f"{word} for {unknown[0]!r}: the graph has no such parameter")
 
     def _set_scalars(self, lr: float | Sequence[float] | None, hyper: Mapping[str, float]) -> None:
         values = dict(hyper)
@@ -292,7 +309,7 @@ class UpdateSession:
             self._rates_set = True
 
     def _inputs(self) -> list[str]:
-        return [n if key == "param" else f"{n}.{key}" for n, key in self._views if key != "grad"]
+        return [n if key == "param" else f"{n}.{key}" for n, key in self._views if key not in GIVEN]
 
     def _read(self, view: View) -> np.ndarray:
         flat = self._array(view.buffer).reshape(-1)
@@ -301,7 +318,7 @@ class UpdateSession:
     def _write(self, view: View, value: Any, where: str) -> None:
         array = np.asarray(value)
         if (array.ndim and array.shape != view.shape) or (
-            array.ndim == 0 and where.endswith(".grad") and view.shape
+            array.ndim == 0 and where.endswith(tuple(f".{k}" for k in GIVEN)) and view.shape
         ):
             raise HyperparameterError(f"input {where!r}: expected shape {view.shape}, found {array.shape}")
         if self._device == "cpu":
@@ -331,6 +348,8 @@ def snapshots(
     dtype: str = "float32",
     slots: Mapping[str, Arrays] | None = None,
     steps: Mapping[str, int] | int | None = None,
+    noise: Sequence[Arrays] | None = None,
+    hessian: Sequence[Arrays] | None = None,
     **options: Any,
 ) -> Iterator[Snapshot]:
     """Run the emitted graph on the CPU; after each step the parameters, and the slots by the rule's names.
@@ -339,6 +358,7 @@ def snapshots(
     lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
     dtype: of parameters, gradients and slots: float32, float64 or float16.
     slots, steps: where to start from; slots that are absent start at their initial values.
+    noise, hessian: one mapping a step, where the rule reads them.
     options: of `emit` (``layout``, ``runtime``) and ``in_place``.
 
     Raises:
@@ -358,8 +378,9 @@ def snapshots(
     )
     session.load(values, full, max(counts.values(), default=0))
     own = spec.lrs[0] if spec.one_lr else spec.lrs
-    for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
-        session.step(gradients, own if lr is None else lr)
+    for i, (gradients, lr) in enumerate(zip(grads, lrs or [None] * len(grads), strict=True)):
+        given = {k: v[i] for k, v in (("noise", noise), ("hessian", hessian)) if v is not None}
+        session.step(gradients, own if lr is None else lr, **given)
         yield (
             {n: v.copy() for n, v in session.params.items()},
             {n: {s: v.copy() for s, v in held.items()} for n, held in session.slots.items()},

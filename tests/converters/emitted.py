@@ -47,7 +47,7 @@ def cases() -> dict[str, Spec]:
     for family, name in RICHEST.items():
         for option in families()[family].options.values():
             for choice in option.choices:
-                if choice != CATALOGUE[name].options[option.name]:
+                if choice != CATALOGUE[name].options.get(option.name, option.default):
                     out[f"{name}-{option.name}={choice}"] = build(name, **{option.name: choice})
     return out
 
