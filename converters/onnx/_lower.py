@@ -56,7 +56,6 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
     "norm": ("ReduceSumSquare", "Sqrt"),
     "cast": ("Cast",),
     "floor": ("Floor",),
-    "cos": ("Cos",),
     "matmul": ("MatMul",),
 }
 
@@ -221,7 +220,17 @@ def _rounded(body: Body, x: list[str], node: Node, kind: int, hint: str, param: 
     return body.add("Cast", (small,), body.name(hint), to=kind)
 
 
-# IR operators that need more than their operands: an axis, an index, a shape.
+def _cos(body: Body, x: list[str], node: Node, kind: int, hint: str, param: str) -> str:
+    if kind == T.FLOAT:
+        return body.add("Cos", x, body.name(hint))
+    # ONNX Runtime has no Cos of doubles: cos x = sin(x + π/2).
+    shifted = body.add(
+        "Add", (*x, body.constant(np.pi / 2, kind, "quarter_turn")), body.name(f"{hint}.angle")
+    )
+    return body.add("Sin", (shifted,), body.name(hint))
+
+
+# IR operators that are more than one ONNX operator after another: they need an axis, an index, a shape.
 SHAPED: Mapping[str, Lowering] = {
     "sum_axis": _along("ReduceSum"),
     "mean_axis": _along("ReduceMean"),
@@ -232,4 +241,5 @@ SHAPED: Mapping[str, Lowering] = {
     "push": _push,
     "size": _size,
     "rounded": _rounded,
+    "cos": _cos,
 }
