@@ -35,12 +35,17 @@ _HOME = {
     "emit": "emitters",
     "init": "reference",
     "load": "state",
+    "Schedule": "schedules",
     "lower": "translation",
+    "lower_schedule": "schedules",
     "native": "specs",
+    "native_schedule": "schedules",
     "save": "state",
+    "schedule": "schedules",
     "spec": "specs",
     "step": "reference",
     "translate": "translation",
+    "translate_schedule": "schedules",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
         VerdictError,
     )
     from .reference import init, step
+    from .schedules import Schedule, lower_schedule, native_schedule, schedule, translate_schedule
     from .specs import Group, Spec, native, spec
     from .state import TrainingState, load, save
     from .translation import Report, lower, translate

@@ -14,10 +14,12 @@ from optexport.schedules.base import Schedule, combine
 from optexport.schedules.natives import REQUIRED, Lowered, NativeSchedule
 from optexport.schedules.views import (
     CannotError,
+    Until,
     as_cosine,
     as_linear,
     as_piecewise,
     as_polynomial,
+    as_unlimited,
     from_zero,
     made,
     whole,
@@ -85,7 +87,9 @@ def _restarts(a: Arguments) -> Schedule:
 # -- a schedule as Keras' ---------------------------------------------------------------------------
 
 
-def _lowering(how: Callable[[Schedule], tuple[Arguments, tuple[str, ...]]]) -> Callable[[Schedule], Lowered]:
+def _lowering(
+    how: Callable[[Schedule], tuple[Arguments, tuple[Until, ...]]],
+) -> Callable[[Schedule], Lowered]:
     def lower(s: Schedule) -> Lowered:
         s = from_zero(s)
         if s.options["first"] != 0:
@@ -95,17 +99,12 @@ def _lowering(how: Callable[[Schedule], tuple[Arguments, tuple[str, ...]]]) -> C
     return lower
 
 
-def _lower_exponential(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_exponential(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     if s.name not in ("step", "exponential"):
         raise CannotError(f"is no {s.name}")
-    v, stop = s.values, s.options["stop"]
+    v, conditions = as_unlimited(s)
     if v["begin"]:
         raise CannotError("begins at once, found a pause")
-    conditions: tuple[str, ...] = ()
-    if stop == "decayed_below" and v["limit"] > 0:
-        conditions = (f"holds until the learning rate falls below {v['limit']:g}, where the other stops",)
-    elif stop != "none" and not (stop == "decayed_below" and v["base"] >= 0):
-        raise CannotError("never stops")
     return {
         "initial_learning_rate": v["base"],
         "decay_steps": whole(v["period"], "steps"),
@@ -114,7 +113,7 @@ def _lower_exponential(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
     }, conditions
 
 
-def _lower_inverse_time(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_inverse_time(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     if s.name != "inverse_time":
         raise CannotError(f"is no {s.name}")
     v = s.values
@@ -126,7 +125,7 @@ def _lower_inverse_time(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
     }, ()
 
 
-def _lower_piecewise(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_piecewise(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     bounds, values = as_piecewise(s)
     # A list without a boundary is refused by Keras' comparison with its last one.
     if not bounds:
@@ -134,7 +133,7 @@ def _lower_piecewise(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
     return {"boundaries": [int(b) - 1 for b in bounds], "values": list(values)}, ()
 
 
-def _lower_polynomial(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_polynomial(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     cycle = s.name == "polynomial" and s.options["after"] == "cycle"
     v = s.values if cycle else as_polynomial(s)
     if v["begin"]:
@@ -148,7 +147,7 @@ def _lower_polynomial(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
     }, ()
 
 
-def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     warm: Arguments = {}
     if s.name == "joined" and len(s.parts) == 2:
         rise, s, at = from_zero(s.parts[0]), from_zero(s.parts[1]), s.options["boundaries"][0]  # type: ignore[index]
@@ -160,10 +159,12 @@ def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
     if v["power"] != 1 or v["base"] == 0:
         raise CannotError("has no power, and states its end as a part of its start, which must not be 0")
     arguments = {"initial_learning_rate": v["base"], "decay_steps": whole(v["total"], "steps")}
-    return {**arguments, "alpha": v["end"] / v["base"], **warm}, conditions
+    at = float(warm.get("warmup_steps", 0))
+    until = tuple(Until(c.text, c.count + at) for c in conditions)
+    return {**arguments, "alpha": v["end"] / v["base"], **warm}, until
 
 
-def _lower_restarts(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_restarts(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     if s.name != "cosine_restarts":
         raise CannotError(f"is no {s.name}")
     v = s.values
@@ -181,11 +182,13 @@ def _lower_restarts(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
 def _row(
     name: str,
     lift: Callable[[Arguments], Schedule],
-    lower: Callable[[Schedule], tuple[Arguments, tuple[str, ...]]],
+    lower: Callable[[Schedule], tuple[Arguments, tuple[Until, ...]]],
     **arguments: Any,
 ) -> NativeSchedule:
     aliases = {"lr": "initial_learning_rate"} if "initial_learning_rate" in arguments else {}
-    return NativeSchedule("keras", name, {**arguments, "name": name}, {"lr": lift}, _lowering(lower), aliases=aliases)
+    return NativeSchedule(
+        "keras", name, {**arguments, "name": name}, {"lr": lift}, _lowering(lower), aliases=aliases
+    )
 
 
 _LR = {"initial_learning_rate": REQUIRED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from optexport.schedules.base import Schedule, combine
 from optexport.schedules.natives import REQUIRED, Lowered, NativeSchedule
 from optexport.schedules.views import (
     CannotError,
+    Until,
     as_cosine,
     as_linear,
     as_piecewise,
@@ -162,7 +164,7 @@ def _joined(a: Arguments) -> Schedule:
 
 
 def _lowering(
-    how: Callable[[Schedule], tuple[Arguments, tuple[str, ...]] | Arguments],
+    how: Callable[[Schedule], tuple[Arguments, tuple[Until, ...]] | Arguments],
 ) -> Callable[[Schedule], Lowered]:
     def lower(s: Schedule) -> Lowered:
         s = from_zero(s)
@@ -216,7 +218,7 @@ def _lower_polynomial(s: Schedule) -> Arguments:
     return {"init_value": v["base"], "end_value": v["end"], "power": v["power"], **steps}
 
 
-def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     v, conditions = as_cosine(s)
     if v["base"] == 0:
         raise CannotError("states its end as a part of its start, which is 0")
@@ -242,7 +244,8 @@ def _lower_piecewise(s: Schedule) -> Arguments:
     return {"init_value": values[0], "boundaries_and_scales": _scales(bounds, values)}
 
 
-def _lower_interpolated(s: Schedule) -> Arguments:
+def _lower_interpolated(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
+    until: tuple[Until, ...] = ()
     if s.name == "piecewise" and s.options["between"] != "constant":
         bounds, values = s.options["boundaries"], s.options["values"]
         assert isinstance(bounds, tuple) and isinstance(values, tuple)
@@ -255,13 +258,15 @@ def _lower_interpolated(s: Schedule) -> Arguments:
         ends = [v["rise"] * v["total"] - 1, *middle, v["total"] - 1]
         bounds = tuple(float(whole(round(e, 9), "steps in each phase")) for e in ends)
         values = (initial, v["base"], *([initial] if three else []), initial / v["final_div"])
+        text = f"holds for the {v['total']:g} updates of the cycle: PyTorch's next value is extrapolated"
+        until = (Until(text, v["total"] - 1),)
     else:
         raise CannotError(f"is no {s.name}")
     arguments = {"interpolate_type": kind, "init_value": values[0]}
-    return {**arguments, "boundaries_and_scales": _scales(bounds, values)}
+    return {**arguments, "boundaries_and_scales": _scales(bounds, values)}, until
 
 
-def _lower_warmup_cosine(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_warmup_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     if s.name != "joined" or len(s.parts) != 2:
         raise CannotError("is a warm-up and a cosine")
     warm, main = map(from_zero, s.parts)
@@ -277,10 +282,10 @@ def _lower_warmup_cosine(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
         "decay_steps": whole(total + v["total"], "steps"),
         "end_value": v["end"],
         "exponent": v["power"],
-    }, tuple(c.replace("count", "count (after the warm-up)") for c in conditions)
+    }, tuple(Until(c.text, c.count + at) for c in conditions)
 
 
-def _lower_joined(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
+def _lower_joined(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     """Parts one after the other; a single schedule on a shifted count is one after an empty one."""
     first = int(s.options["first"])  # type: ignore[arg-type]
     if s.name != "joined":
@@ -288,19 +293,22 @@ def _lower_joined(s: Schedule) -> tuple[Arguments, tuple[str, ...]]:
             raise CannotError(f"is made of several schedules, {s.name} is one")
         name, arguments, conditions = _single(s.counted(first=0))
         empty = ("constant_schedule", {"value": 0.0})
-        return {"schedules": [empty, (name, arguments)], "boundaries": [-first]}, conditions
+        until = tuple(Until(c.text, c.count - first) for c in conditions)
+        return {"schedules": [empty, (name, arguments)], "boundaries": [-first]}, until
     if first:
         raise CannotError("counts from 0 at the first update")
-    found, all_conditions = [], []
-    for part in s.parts:
+    found: list[tuple[str, Arguments]] = []
+    until: list[Until] = []
+    bounds = [int(b) for b in s.options["boundaries"]]  # type: ignore[union-attr]
+    for part, begin, end in zip(s.parts, (0, *bounds), (*bounds, math.inf), strict=True):
         name, arguments, conditions = _single(part)
         found.append((name, arguments))
-        all_conditions += conditions
-    bounds = [int(b) for b in s.options["boundaries"]]  # type: ignore[union-attr]
-    return {"schedules": found, "boundaries": bounds}, tuple(all_conditions)
+        # A condition that outlives its part is none.
+        until += [Until(c.text, begin + c.count) for c in conditions if begin + c.count < end - 1]
+    return {"schedules": found, "boundaries": bounds}, tuple(until)
 
 
-def _single(s: Schedule) -> tuple[str, Arguments, tuple[str, ...]]:
+def _single(s: Schedule) -> tuple[str, Arguments, tuple[Until, ...]]:
     reasons = []
     for row in SCHEDULES:
         if row.lower is not None:
