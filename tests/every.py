@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from optexport.ir.ops import OPS
 from optexport.rules import Rule, families
 from optexport.rules.base import Hyper, OptionValue
 
@@ -69,9 +70,14 @@ def value_of(h: Hyper) -> float:
     return VALUES.get(h.name, low + share * ((h.high if math.isfinite(h.high) else low + 1.0) - low))
 
 
-def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] = (40,), step: int = 3) -> dict[str, Any]:
-    """Inputs for one run of a rule: positive accumulators, everything else of either sign."""
+def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] | None = None, step: int = 3) -> dict[str, Any]:
+    """Inputs for one run of a rule: positive accumulators, everything else of either sign.
+
+    shape: a vector of 40 elements when None, a matrix of 8 × 5 for rules of matrices.
+    """
     rng = np.random.default_rng(seed)
+    flat = all(OPS[n.op].result not in ("array", "matrix") for n in rule.program.nodes if n.op in OPS)
+    shape = shape or ((40,) if flat else (8, 5))
     out: dict[str, Any] = {"param": rng.normal(size=shape), "grad": rng.normal(size=shape), "step": step}
     out |= {"noise": rng.normal(size=shape), "hessian": rng.normal(size=shape) ** 2}
     for s in rule.slots:

@@ -27,7 +27,7 @@ from optexport.ir import (
 from optexport.ir.ops import OPS
 from optexport.reference import run
 from optexport.rules import CATALOGUE, families, lookup
-from tests.every import FAMILIES, VALUES, every_rule, inputs
+from tests.every import FAMILIES, every_rule, inputs, value_of
 
 RULES = sorted(CATALOGUE)
 
@@ -156,7 +156,9 @@ def test_hashes_tell_apart_the_rules_that_differ(family):
     alike: list[tuple[dict, dict]] = []
     kept: dict[str, dict] = {}
     for rule in every_rule(family, shared=False):
-        known = inputs(rule) | {f"hyper:{h}": v for h, v in VALUES.items()}
+        known = inputs(rule) | {
+            f"hyper:{h.name}": value_of(h) for h in families()[family].hyperparameters.values()
+        }
         new = [run(rule.program, known | {"step": step}) for step in (0, 3)]
         numbers = [a for n in new for _, a in sorted(n.items())]
         if rule.digest in computed:
