@@ -82,7 +82,7 @@ class Hyper:
     """A hyperparameter: default, closed range, and what it is.
 
     neutral: the value at which it has no effect on the rule (None where there is no such value).
-    below: whether ``high`` itself is outside the range.
+    below: whether ``high`` itself is outside the range. whole: whether it must be a whole number.
     """
 
     name: str
@@ -92,10 +92,15 @@ class Hyper:
     doc: str
     neutral: float | None = None
     below: bool = False
+    whole: bool = False
 
     @property
     def range(self) -> str:
         return f"[{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+
+    @property
+    def kind(self) -> str:
+        return "a whole number" if self.whole else "a number"
 
     def check(self, where: str, value: object) -> float:
         if isinstance(value, Real) and not isinstance(value, bool):
@@ -104,9 +109,10 @@ class Hyper:
             except OverflowError:
                 number = math.nan
             if self.low <= number <= self.high and not (self.below and number == self.high):
-                return number
+                if not self.whole or number.is_integer():
+                    return number
         raise HyperparameterError(
-            f"{where}: {self.name!r} expected a number in {self.range}, found {value!r}"
+            f"{where}: {self.name!r} expected {self.kind} in {self.range}, found {value!r}"
         )
 
 
@@ -116,8 +122,9 @@ class Slot:
 
     init: ``zeros``, ``param`` (it starts as the parameter), a number as text, or the hyperparameter
         whose value fills it.
-    shape: ``param`` the parameter's; ``scalar``; ``without:-1`` that axis with size 1; ``only:0``
-        every other axis with size 1; ``history:10`` ten of the parameter's, the newest last.
+    shape: ``param`` the parameter's; ``scalar``; ``without:-1`` that axis with size 1 (``largest`` and
+        ``second`` are the axes with most elements, the last of equals first); ``only:0`` every other
+        axis with size 1; ``history:10`` ten of the parameter's, the newest last.
     dtype: ``param`` the parameter's, ``float32`` or ``float64``; scalars have one of the latter.
     """
 
@@ -143,7 +150,7 @@ class Slot:
         if kind == "history":
             return (int(number), *shape)
         if kind == "without":
-            axis = int(number) % len(shape)
+            axis = _axis(number, shape)
             return tuple(1 if i == axis else n for i, n in enumerate(shape))
         if kind == "only":
             return tuple(n if i == int(number) else 1 for i, n in enumerate(shape))
@@ -214,8 +221,8 @@ class Update:
     def __init__(self, family: Family, options: Mapping[str, OptionValue]) -> None:
         self.tracer, self.family, self.options = Tracer(), family, options
         self.param = self.tracer.param
-        self.step = self.tracer.step
         self._grad: Value | None = None
+        self._step: Callable[[], Value] = lambda: self.tracer.step
 
     @property
     def grad(self) -> Value:
@@ -225,6 +232,15 @@ class Update:
     @grad.setter
     def grad(self, value: Value) -> None:
         self._grad = value
+
+    @property
+    def step(self) -> Value:
+        """Completed updates, which are fewer than calls where a wrapper counts them otherwise."""
+        return self._step()
+
+    def count_by(self, step: Callable[[], Value]) -> None:
+        """Let ``step`` be what this gives; it is asked only where the rule reads the step."""
+        self._step = step
 
     def hyper(self, name: str) -> Value:
         """A hyperparameter, in double as the host has it, or as an attribute holds it."""
@@ -248,6 +264,13 @@ class Update:
 
     def let(self, label: str, x: Value) -> Value:
         return self.tracer.let(label, x)
+
+
+def _axis(which: str, shape: tuple[int, ...]) -> int:
+    """The axis that a slot lacks."""
+    if which in ("largest", "second"):
+        return int(np.argsort(shape, kind="stable")[-1 if which == "largest" else -2])
+    return int(which) % len(shape)
 
 
 def _through_float32(x: Value) -> Value:
@@ -299,19 +322,26 @@ class Family:
 @cache
 def _trace(name: str, options: tuple[tuple[str, OptionValue], ...]) -> Rule:
     fam = families()[name]
-    update = Update(fam, dict(options))
-    program = update.tracer.finish(**fam.function(update, **dict(options)))
+    program = _program(fam, dict(options))
     read = {i.name for i in program.inputs("hyper")}
     # Parts of a group that differ only in what their shapes decide share one set of values.
     for other in fam.fits:
         if fam.fit is not None and any(dict(options).get(o) != v for o, v in other.items()):
-            alike = Update(fam, {**dict(options), **other})
-            made = fam.function(alike, **{**dict(options), **other})
-            read |= {i.name for i in alike.tracer.finish(**made).inputs("hyper")}
+            alike = _program(fam, {**dict(options), **other})
+            read |= {i.name for i in alike.inputs("hyper")}
     slots = tuple(s for s in fam.slots.values() if s.name in program.outputs)
-    needed = read | {s.init for s in slots if s.init in fam.hyperparameters}
+    # Every optimizer has a learning rate, if only to ignore it.
+    needed = read | {"lr"} | {s.init for s in slots if s.init in fam.hyperparameters}
     hypers = tuple(h for h in fam.hyperparameters.values() if h.name in needed)
     return Rule(name, dict(options), program, slots, hypers, fam.source)
+
+
+def _program(fam: Family, options: Mapping[str, OptionValue]) -> Program:
+    """The family's function at these options, with what stands around it."""
+    from .wrapped import wrapped
+
+    update = Update(fam, options)
+    return update.tracer.finish(**wrapped(update, lambda: fam.function(update, **options)))
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -342,7 +372,7 @@ def family(
     fits: tuple[Mapping[str, OptionValue], ...] = (),
 ) -> Callable[[Callable[..., Mapping[str, Value]]], Family]:
     """Register the decorated function as a family, with the options that all families share."""
-    from .common import GRADIENT_HYPERPARAMETERS, GRADIENT_OPTIONS
+    from .common import GRADIENT_HYPERPARAMETERS, GRADIENT_OPTIONS, SHARED_SLOTS
 
     def wrap(function: Callable[..., Mapping[str, Value]]) -> Family:
         def by_name(rows: tuple[Any, ...]) -> dict[str, Any]:
@@ -353,7 +383,7 @@ def family(
             function,
             by_name((*options, *GRADIENT_OPTIONS)),
             by_name((*hyperparameters, *GRADIENT_HYPERPARAMETERS)),
-            by_name(slots),
+            by_name((*slots, *SHARED_SLOTS)),
             source,
             function.__doc__ or "",
             fit,

@@ -11,7 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import UnknownNameError
-from . import adagrad, adam, rmsprop, sgd  # noqa: F401  (each registers its family)
+from . import (  # noqa: F401  (each registers its family)
+    adadelta,
+    adagrad,
+    adam,
+    asgd,
+    dcasgd,
+    ftml,
+    ftrl,
+    group_adagrad,
+    lbsgd,
+    rmsprop,
+    rprop,
+    sgd,
+    sgld,
+    signum,
+)
 from .base import Family, OptionValue, Rule, families
 
 __all__ = ["CATALOGUE", "PLAIN", "Entry", "lookup", "name_of"]
@@ -77,6 +92,22 @@ CATALOGUE: Mapping[str, Entry] = {
             "adagrad",
             {"eps": "outside", "lr_decay": "from_zero", "decay": "l2", **PLAIN},
             {"lr": 1e-2, "eps": 1e-10},
+        ),
+        Entry("adadelta", "adadelta", {"rate": "lr", "decay": "l2", **PLAIN}, {"lr": 1.0, "eps": 1e-6}),
+        Entry("group_adagrad", "group_adagrad", PLAIN, {"lr": 1e-2, "eps": 1e-5}),
+        Entry("ftrl", "ftrl", {"power": "root", "shrinkage": False, "decay": "none", **PLAIN}, {}),
+        Entry("ftml", "ftml", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
+        Entry("signsgd", "signum", {"momentum": "none", "decay": "decoupled", "wd_lh": False, **PLAIN}, {}),
+        Entry("signum", "signum", {"momentum": "average", "decay": "l2", "wd_lh": False, **PLAIN}, {}),
+        Entry("rprop", "rprop", {"step": "at_once", **PLAIN}, {"lr": 1e-2}),
+        Entry("asgd", "asgd", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
+        Entry("dcasgd", "dcasgd", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
+        Entry("sgld", "sgld", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
+        Entry(
+            "lbsgd",
+            "lbsgd",
+            {"momentum": "none", "decay": "l2", "warmup": "linear", **PLAIN},
+            {"lr": 1e-2, "batch_scale": 4.0},
         ),
     )
 }
