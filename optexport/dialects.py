@@ -21,9 +21,10 @@ from .rules import Rule, families
 from .rules.base import OptionValue
 from .specs import Group
 
-__all__ = ["Link", "Native", "converter", "find", "frameworks", "natives"]
+__all__ = ["Link", "Native", "absent", "converter", "find", "frameworks", "natives"]
 
 Arguments = Mapping[str, Any]
+Layout = Callable[[Any, Mapping[str, OptionValue]], Any]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Native:
     counts_from: argument with the number of updates that a fresh optimizer counts as done.
     masters: whether it keeps a float32 master beside a half-precision parameter.
     layouts: the framework's slot name -> how its array differs from the rule's, as a pair (to the
-        rule's, to the framework's): a row of means that lacks the reduced axis.
+        rule's, to the framework's) of functions of an array and the rule's options: a row of means that
+        lacks the reduced axis.
     note: what a person should know about this optimizer.
     class_name: what its files call it, where that is not ``name``.
     """
@@ -111,7 +113,7 @@ class Native:
     step_slot: str = ""
     file_defaults: Arguments = field(default_factory=dict)
     masters: bool = False
-    layouts: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = field(default_factory=dict)
+    layouts: Mapping[str, tuple[Layout, Layout]] = field(default_factory=dict)
     note: str = ""
     class_name: str = ""
 
@@ -200,13 +202,13 @@ class Native:
                 self.links[h.name].write(arguments, values[h.name])
         return arguments
 
-    def to_rule(self, slot: str, array: Any) -> Any:
+    def to_rule(self, slot: str, array: Any, rule: Rule) -> Any:
         """The rule's array of a slot, out of the framework's."""
-        return self.layouts[slot][0](array) if slot in self.layouts else array
+        return self.layouts[slot][0](array, rule.options) if slot in self.layouts else array
 
-    def to_native(self, slot: str, array: Any) -> Any:
+    def to_native(self, slot: str, array: Any, rule: Rule) -> Any:
         """The framework's array of a slot, out of the rule's."""
-        return self.layouts[slot][1](array) if slot in self.layouts else array
+        return self.layouts[slot][1](array, rule.options) if slot in self.layouts else array
 
     def role(self, slot: str) -> str | None:
         """The rule's slot behind the framework's name."""
@@ -254,6 +256,23 @@ def natives() -> Mapping[str, Mapping[str, Native]]:
     return table
 
 
+def absent(framework: str) -> Mapping[str, str]:
+    """Lower-case names of a framework's optimizers that are not offered -> the reason.
+
+    A converter lists them in ``dialect.ABSENT``, by ``name``, or by ``framework:name`` where it serves
+    several.
+    """
+    out: dict[str, str] = {}
+    for name in sorted(frameworks()):
+        dialect = converter(name, "dialect")
+        if framework in {e.framework for e in dialect.OPTIMIZERS}:
+            for key, why in getattr(dialect, "ABSENT", {}).items():
+                own, _, optimizer = key.rpartition(":")
+                if own in ("", framework):
+                    out[optimizer.lower()] = why
+    return out
+
+
 def find(optimizer: str) -> Native:
     """The record of ``framework:optimizer``; case does not matter.
 
@@ -268,6 +287,9 @@ def find(optimizer: str) -> Native:
         raise UnknownNameError(f"unknown framework {framework!r}; expected one of {', '.join(natives())}")
     entry = table.get(name.lower())
     if entry is None:
+        why = absent(framework.lower()).get(name.lower())
+        if why is not None:
+            raise UnknownNameError(f"{framework}:{name} is not offered: {why}")
         near = difflib.get_close_matches(name.lower(), table, n=3, cutoff=0.4) or list(table)
         names = ", ".join(table[n].name for n in near)
         raise UnknownNameError(
