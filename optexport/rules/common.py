@@ -1,13 +1,15 @@
 """The choices that every family shares: what becomes of the raw gradient, and where decay enters.
 
-ĝ = C(r·(±g) + λw)     the order being the option ``clip``
+ĝ = C(N(r·(±g)) + λw)     the order of clip C and decay being the option ``clip``, N the clip by norm
+
+What stands around a whole update (accumulation, loss scaling, averages) is in ``wrapped.py``.
 """
 
 from __future__ import annotations
 
 from ..ir import Value
-from ..transforms import clip_value, rescale
-from .base import Hyper, Option, OptionValue, Update
+from ..transforms import clip_norm, clip_value, rescale
+from .base import Hyper, Option, OptionValue, Slot, Update
 
 __all__ = [
     "BETA",
@@ -15,6 +17,7 @@ __all__ = [
     "GRADIENT_HYPERPARAMETERS",
     "GRADIENT_OPTIONS",
     "LR",
+    "SHARED_SLOTS",
     "WEIGHT_DECAY",
     "decay_first",
     "gradient",
@@ -53,22 +56,97 @@ GRADIENT_OPTIONS = (
             "attributes": "hyperparameters are float32 attributes of the operator; the learning rate is not",
         },
     ),
+    Option(
+        "clip_norm",
+        {
+            "none": "no norm is bounded",
+            "tensor": "each gradient's norm to `max_norm`, before decay and the elementwise clip",
+            "rms": "each gradient's root mean square to `max_norm` (Optax clip_by_block_rms)",
+            "global": "the norm of all gradients of the step together to `max_norm`",
+            "global_strict": "the same; where that norm is no finite number every gradient is NaN (Keras)",
+        },
+        default="none",
+    ),
+    Option(
+        "accumulate",
+        {
+            "none": "every call is an update",
+            "mean": "`accumulation_steps` calls make one, on their mean; the slot holds the sum (Keras)",
+            "running_mean": "the same; the slot holds the mean so far (Optax)",
+            "sum": "`accumulation_steps` calls make one, on the sum of their gradients",
+        },
+        default="none",
+    ),
+    Option(
+        "overflow",
+        {
+            "none": "gradients are taken as they are, NaN and infinity included",
+            "skip": "a call does nothing where any gradient of the step is no finite number",
+            "skip_limited": "the same, but not more than `max_bad_updates` times in a row (Optax)",
+            "static": "gradients are divided by `loss_scale`; as skip",
+            "dynamic": "the loss scale is a slot that overflows shrink and calm calls grow (PyTorch, Keras)",
+        },
+        default="none",
+    ),
+    Option(
+        "lookahead",
+        {
+            "none": "no slow weights",
+            "sync": "slow weights follow every `sync_period` updates, and the parameter returns to them",
+        },
+        default="none",
+    ),
+    Option(
+        "average",
+        {
+            "none": "no average of the parameter",
+            "ema": "exponential, the first new parameter being the first average",
+            "ema_from_start": "exponential, the parameter before the first update being the first average",
+            "ema_overwrite": "as ema; every `average_period` updates the parameter becomes it (Keras)",
+            "mean": "the mean of all new parameters (stochastic weight averaging)",
+        },
+        default="none",
+    ),
 )
 GRADIENT_HYPERPARAMETERS = (
     Hyper("rescale_grad", 1.0, -INF, INF, "factor on the raw gradient", 1.0),
     Hyper("clip_gradient", INF, 0.0, INF, "bound of the elementwise clip", INF),
+    Hyper("max_norm", INF, 0.0, INF, "bound of the norm", INF),
+    Hyper("max_norm_eps", 0.0, 0.0, INF, "ε added to the norm (PyTorch 1e-6, MXNet 1e-8)", 0.0),
+    Hyper("accumulation_steps", 1.0, 1.0, 2.0**31, "calls that make one update", 1.0, whole=True),
+    Hyper("loss_scale", 1.0, 2.0**-126, 2.0**127, "factor of the loss; the first one where it is dynamic"),
+    Hyper("growth_factor", 2.0, 1.0, INF, "what the loss scale is multiplied by after calm calls"),
+    Hyper("backoff_factor", 0.5, 0.0, 1.0, "what it is multiplied by after an overflow"),
+    Hyper("growth_interval", 2000.0, 1.0, 2.0**31, "calls without overflow before it grows", whole=True),
+    Hyper("max_bad_updates", 0.0, 0.0, 2.0**31, "overflows in a row that are skipped", whole=True),
+    Hyper("sync_period", 5.0, 1.0, 2.0**31, "updates between two of the slow weights", whole=True),
+    Hyper("slow_step_size", 0.5, 0.0, 1.0, "share of the way that the slow weights go"),
+    Hyper("average_decay", 0.99, 0.0, 1.0, "decay rate ρ of the average"),
+    Hyper("average_period", 1.0, 1.0, 2.0**31, "updates between two overwritings", whole=True),
+)
+SHARED_SLOTS = (
+    Slot("accumulated_grad", "gradients since the last update: their sum, or their mean so far"),
+    Slot("slow_weights", "the parameter as Lookahead's slow weights have it", init="param"),
+    Slot("weight_average", "average of the parameter over its updates", init="param"),
+    Slot("updates", "completed calls that no overflow skipped", shape="scalar", dtype="float64"),
+    Slot("bad_updates", "overflows in a row", shape="scalar", dtype="float64"),
+    Slot("loss_scale", "factor of the loss", init="loss_scale", shape="scalar", dtype="float32"),
+    Slot("growth_tracker", "calls since the loss scale changed", shape="scalar", dtype="float64"),
 )
 
 
 def gradient(u: Update, decay: OptionValue) -> Value:
     """The gradient as the rule's own equations see it.
 
-    Order: sign, rescale, clip (if before decay), ``+ λw`` (if decay is ``l2``), clip (if after).
+    Order: sign, rescale, clip by norm, clip (if before decay), ``+ λw`` (if decay is ``l2``), clip (if
+    after).
     """
     o = u.options
     g = -u.grad if o["maximize"] else u.grad
     if o["rescale"]:
         g = rescale(g, u.kernel(u.hyper("rescale_grad")))
+    if o["clip_norm"] != "none":
+        g = clip_norm(g, str(o["clip_norm"]), u.hyper("max_norm"), u.hyper("max_norm_eps"))
     if o["clip"] == "before_decay":
         g = clip_value(g, u.kernel(u.hyper("clip_gradient")))
     if decay == "l2":
