@@ -12,6 +12,7 @@ from typing import Any
 
 from .dialects import converter, frameworks
 from .errors import HyperparameterError, UnknownNameError
+from .schedules.inline import inline
 from .specs import Spec
 
 __all__ = ["emit"]
@@ -25,6 +26,9 @@ def emit(spec: Spec, target: str, params: Mapping[str, Any] | None = None, **opt
     params: name -> shape (a tuple of ints) or array. The source targets may go without; with it,
         the open group of ``spec`` is settled on these names.
     options: the target's own (``class_name`` for source targets).
+
+    Scheduled hyperparameters become part of the rules, so that every target runs them from the step
+    alone; those that ``runtime`` names (ONNX) stay what the caller gives at each step.
 
     Raises:
         UnknownNameError: no such target, it cannot emit, or an option that it does not have.
@@ -41,7 +45,24 @@ def emit(spec: Spec, target: str, params: Mapping[str, Any] | None = None, **opt
         raise UnknownNameError(
             f"emit {target}: unknown option {unknown[0]!r}; expected one of {', '.join(known) or 'none'}"
         )
+    spec, options = _with_schedules(spec, options, "runtime" in known)
     return emitter(spec, None if params is None else _shapes(params), **options)
+
+
+def _with_schedules(spec: Spec, options: dict[str, Any], runtime: bool) -> tuple[Spec, dict[str, Any]]:
+    """The spec with its schedules inside its rules; what is a runtime input stays outside."""
+    if not any(g.schedules for g in spec.groups):
+        return spec, options
+    if len(set((options.get("steps") or {}).values())) > 1:
+        raise HyperparameterError(
+            "emit: a schedule inside a rule follows each parameter's own step; expected steps that are all "
+            f"equal, found {sorted(set(options['steps'].values()))}; keep the hyperparameter as a runtime input"
+        )
+    inside = inline(spec, options.get("runtime", ()))
+    if runtime and "runtime" not in options:
+        has_lr = any("lr" in g.hyperparameters for g in inside.groups)
+        options = {**options, "runtime": ("lr",) if has_lr else ()}
+    return inside, options
 
 
 def _emitter(target: str) -> Any:

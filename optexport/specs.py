@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import HyperparameterError, UnknownNameError
 from .rules import Rule, families, lookup
+from .schedules.base import Schedule
 
 __all__ = ["Group", "Spec", "native", "spec"]
 
@@ -27,6 +28,8 @@ class Group:
     native: ``framework:optimizer`` the group came from, empty for a rule of the catalogue.
     arguments: the framework's own arguments, kept so that a round trip gives them back.
     first_step: updates that a fresh optimizer counts as done (MXNet's ``begin_num_update``).
+    schedules: hyperparameter -> what it follows; its number in ``hyperparameters`` is that of the first step.
+    stated: the group before its schedules were put inside its rule (`schedules.inline`), else None.
     """
 
     rule: Rule
@@ -36,12 +39,39 @@ class Group:
     native: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     first_step: int = 0
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    stated: Group | None = None
 
-    def values(self, lr: float | None = None) -> dict[str, float]:
-        """The hyperparameters of one step, the learning rate multiplied out."""
+    def values(self, lr: float | None = None, step: int | None = None) -> dict[str, float]:
+        """The hyperparameters of one step, the learning rate multiplied out.
+
+        step: completed updates, which schedules need; a learning rate given is the schedule's no more.
+
+        Raises:
+            HyperparameterError: a scheduled hyperparameter and no step.
+        """
         values = dict(self.hyperparameters)
-        values["lr"] = (values["lr"] if lr is None else float(lr)) * self.lr_mult
+        for name, schedule in self.schedules.items():
+            if name == "lr" and lr is not None:
+                continue
+            if step is None:
+                raise HyperparameterError(
+                    f"{name!r} follows the schedule {schedule.told()}: expected the step at which it is read, "
+                    "found none; put the schedule into the rule (optexport.schedules.inline) or pass the step"
+                )
+            values[name] = schedule.at(step)
+        if lr is not None:
+            values["lr"] = float(lr)
+        if "lr" in values:
+            values["lr"] *= self.lr_mult
         return values
+
+    def at(self, step: int) -> Group:
+        """The group with its scheduled hyperparameters as numbers, those after ``step`` updates."""
+        if not self.schedules:
+            return self
+        now = {k: s.at(step) for k, s in self.schedules.items()}
+        return replace(self, hyperparameters={**self.hyperparameters, **now}, schedules={})
 
 
 @dataclass(frozen=True)
@@ -154,6 +184,7 @@ def _params(group: Mapping[str, Any]) -> tuple[str, ...]:
 def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...] | None) -> Group:
     entry = lookup(name)
     fam = entry.family
+    arguments, schedules = _apart(arguments)
     options = {
         k: v for k, v in arguments.items() if k in fam.options and not _is_hyper(fam.hyperparameters, k, v)
     }
@@ -167,7 +198,38 @@ def _rule_group(name: str, arguments: Mapping[str, Any], params: tuple[str, ...]
                 f"or a hyperparameter among {', '.join(known)}"
             )
     values = {h: known[h].check(name, given.get(h, entry.defaults.get(h, known[h].default))) for h in known}
-    return Group(rule, values, params)
+    return _following(Group(rule, values, params), schedules, name)
+
+
+def _apart(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Schedule]]:
+    """Arguments with a number where a schedule stands, and the schedules."""
+    schedules = {k: v for k, v in arguments.items() if isinstance(v, Schedule)}
+    return {k: v.at(0) if isinstance(v, Schedule) else v for k, v in arguments.items()}, schedules
+
+
+def _following(group: Group, schedules: Mapping[str, Schedule], where: str) -> Group:
+    """The group with hyperparameters that follow schedules.
+
+    Raises:
+        HyperparameterError: a schedule that is none, of something that the rule does not have, or whose
+            first value is outside the range.
+    """
+    if not schedules:
+        return group
+    known = {h.name: h for h in group.rule.hyperparameters}
+    values = dict(group.hyperparameters)
+    for name, schedule in schedules.items():
+        if not isinstance(schedule, Schedule):
+            raise HyperparameterError(
+                f"{where}: schedule of {name!r}: expected optexport.schedule(…), found {schedule!r}"
+            )
+        if name not in known:
+            raise HyperparameterError(
+                f"{where}: schedule of {name!r}: expected a hyperparameter among {', '.join(known)}"
+            )
+        first = f"{where}: first value of the schedule {schedule.told()}"
+        values[name] = known[name].check(first, schedule.at(group.first_step))
+    return replace(group, hyperparameters=values, schedules=dict(schedules))
 
 
 def _is_hyper(hypers: Mapping[str, Any], key: str, value: Any) -> bool:
@@ -179,7 +241,8 @@ def spec(rule: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **argu
     """A spec by a rule of the catalogue.
 
     arguments: hyperparameters and options of the rule's family by name; where a word names both
-        (``momentum``, ``eps``), a number is the hyperparameter and a word the option.
+        (``momentum``, ``eps``), a number is the hyperparameter and a word the option. A `Schedule`
+        (`optexport.schedule`) may stand where a hyperparameter's number stands.
     groups: parameter groups, each ``{"params": [names], **overrides}``; parameters in none of them
         take ``arguments``.
 
@@ -196,10 +259,18 @@ def spec(rule: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **argu
     return Spec((*made, _rule_group(rule, arguments, None)))
 
 
-def native(optimizer: str, *, groups: Sequence[Mapping[str, Any]] | None = None, **arguments: Any) -> Spec:
+def native(
+    optimizer: str,
+    *,
+    groups: Sequence[Mapping[str, Any]] | None = None,
+    schedule: Schedule | Mapping[str, Schedule] | None = None,
+    **arguments: Any,
+) -> Spec:
     """A spec by a framework's own optimizer, ``"torch:AdamW"``, with its own arguments and defaults.
 
     groups: as in `spec`, overrides being the framework's own arguments.
+    schedule: what the learning rate follows, or schedules by the rule's hyperparameter. One may also
+        stand where an argument's number stands, as Optax and Keras have it.
 
     Raises:
         UnknownNameError: no such framework or optimizer, or an argument it does not have.
@@ -208,11 +279,29 @@ def native(optimizer: str, *, groups: Sequence[Mapping[str, Any]] | None = None,
     >>> native("torch:AdamW", lr=1e-3, betas=(0.9, 0.99)).groups[0].hyperparameters["beta2"]
     0.99
     """
-    from .dialects import find
-
-    entry = find(optimizer)
     made: list[Group] = []
     for g in groups or ():
         overrides = {k: v for k, v in g.items() if k != "params"}
-        made.extend(entry.groups({**arguments, **overrides}, _params(g)))
-    return Spec((*made, *entry.groups(arguments, None)))
+        made += _native_groups(optimizer, {"schedule": schedule, **arguments, **overrides}, _params(g))
+    return Spec((*made, *_native_groups(optimizer, {"schedule": schedule, **arguments}, None)))
+
+
+def _native_groups(
+    optimizer: str, arguments: Mapping[str, Any], params: tuple[str, ...] | None
+) -> list[Group]:
+    from .dialects import find
+
+    entry = find(optimizer)
+    told = arguments.get("schedule")
+    schedules = dict(told) if isinstance(told, Mapping) else {} if told is None else {"lr": told}
+    plain, standing = _apart({k: v for k, v in arguments.items() if k != "schedule"})
+    for name, each in standing.items():
+        argument = entry.aliases.get(name, name)
+        hyper = [h for h, link in entry.links.items() if link.argument == argument and link.to_rule is float]
+        if len(hyper) != 1:
+            raise HyperparameterError(
+                f"{entry.qualified}: argument {name!r} expected a number, found a schedule; give it by the "
+                "rule's hyperparameter, as in schedule={'beta1': …}"
+            )
+        schedules[hyper[0]] = each
+    return [_following(g, schedules, entry.qualified) for g in entry.groups(plain, params)]

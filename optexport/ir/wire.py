@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import RuleError
-from .check import check
+from .check import check, check_nodes
 from .program import Input, Node, Program
 from .types import Type
 
@@ -30,8 +30,10 @@ def to_message(program: Program) -> Any:
     return out
 
 
-def from_message(m: Any) -> Program:
+def from_message(m: Any, *, rule: bool = True) -> Program:
     """The checked program of a ``Program`` message.
+
+    rule: whether it must have a rule's outputs, rather than any (a schedule's).
 
     Raises:
         RuleError: the message is not a well-formed program.
@@ -49,4 +51,5 @@ def from_message(m: Any) -> Program:
         except ValueError:
             raise RuleError(f"node {i}: unknown type {n.type!r}; written by a newer optexport?") from None
         nodes.append(Node(n.op, tuple(n.args), type_, attr, n.label, f"node {i}"))
-    return check(Program(tuple(nodes), dict(sorted(m.outputs.items()))))
+    made = Program(tuple(nodes), dict(sorted(m.outputs.items())))
+    return check(made) if rule else check_nodes(made)

@@ -58,8 +58,8 @@ def step(
 
     grads: name -> array of the parameter's shape; a parameter without one is left alone, its step
         count too, as the frameworks do.
-    lr: learning rate of this step, one value or one a group; the spec's own when None. It is not
-        kept.
+    lr: learning rate of this step, one value or one a group; the spec's own when None, which is its
+        schedule's after `TrainingState.clock` updates where it has one. It is not kept.
     dtype: of the arithmetic and the result; the state's own when None (float64 unless ``init`` was
         told otherwise).
     noise: name -> standard normal numbers of the parameter's shape, for rules with random noise.
@@ -78,7 +78,7 @@ def step(
         )
     members: list[tuple[str, Rule, dict[str, Any]]] = []
     for index, group in enumerate(state.spec.groups):
-        values = group.values(state.spec.lr_of(index, lr))
+        values = group.values(state.spec.lr_of(index, lr), state.clock)
         for name in group.params or ():
             if name not in grads:
                 continue

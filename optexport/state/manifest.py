@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import CheckpointError, HyperparameterError, RuleError
@@ -16,6 +17,8 @@ from ..ir import Program, digest
 from ..ir.wire import from_message, to_message
 from ..rules import Rule, Slot, families
 from ..rules.base import Hyper
+from ..schedules.base import Schedule
+from ..schedules.wire import schedule_from_message, schedule_to_message
 from ..specs import Group, Spec
 
 __all__ = [
@@ -91,6 +94,9 @@ def spec_to_message(spec: Spec) -> Any:
 
     out = message("Spec")(version=FORMAT_VERSION)
     for group in spec.groups:
+        if group.stated is not None:
+            # What was put inside the rule to run it is stated as it was.
+            group = replace(group.stated, params=group.params)
         g = out.groups.add(lr_mult=group.lr_mult, params=group.params or (), native=group.native)
         if group.arguments:
             g.arguments = json.dumps(_plain(group.arguments), sort_keys=True, separators=(",", ":"))
@@ -112,6 +118,8 @@ def spec_to_message(spec: Spec) -> Any:
                 dtype="" if slot.dtype == "param" else slot.dtype,
             )
         g.rule.hyperparameters.extend(h.name for h in group.rule.hyperparameters)
+        for name, schedule in group.schedules.items():
+            g.schedules[name].CopyFrom(schedule_to_message(schedule))
     return out
 
 
@@ -120,10 +128,19 @@ def spec_from_message(m: Any, where: str = "spec") -> Spec:
     for g in m.groups:
         rule = _rule(g.rule, where)
         arguments = _arguments(g.arguments, where) if g.arguments else {}
-        groups.append(
-            Group(rule, _values(g, rule, where), tuple(g.params) or None, g.lr_mult, g.native, arguments)
-        )
+        made = Group(rule, _values(g, rule, where), tuple(g.params) or None, g.lr_mult, g.native, arguments)
+        groups.append(replace(made, schedules=_schedules(g, rule, where)))
     return Spec(tuple(groups))
+
+
+def _schedules(g: Any, rule: Rule, where: str) -> dict[str, Schedule]:
+    known = {h.name for h in rule.hyperparameters}
+    unknown = sorted(set(g.schedules) - known)
+    if unknown:
+        raise CheckpointError(f"{where}: schedule of {unknown[0]!r}, which the rule does not have; damaged")
+    return {
+        k: schedule_from_message(g.schedules[k], f"{where}: schedule of {k!r}") for k in sorted(g.schedules)
+    }
 
 
 def _values(g: Any, rule: Rule, where: str) -> dict[str, float]:

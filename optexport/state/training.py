@@ -54,6 +54,15 @@ class TrainingState:
         names = list(self.names)
         return list(self.params) if set(self.params) == set(names) else names
 
+    @property
+    def clock(self) -> int:
+        """Completed updates of the run, which schedules follow: those of the parameter with most.
+
+        Every framework counts so: one ``scheduler.step()``, ``num_update``, ``count`` or ``iterations``
+        for all parameters, whether each has a gradient or not.
+        """
+        return max(self.steps.values(), default=0)
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         if name in self.params:
             return tuple(self.params[name].shape)
