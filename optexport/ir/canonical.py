@@ -213,8 +213,8 @@ def _normal(node: Node, args: list[_Form]) -> _Form:
         return _Form.of(node.attr.key)
     if node.op == "const":
         return _Form(float(node.attr), {})  # type: ignore[arg-type]
-    if node.op == "cast":
-        return args[0]  # rounding is precision, not meaning
+    if node.op == "cast" or (node.op == "rounded" and node.attr == "float32"):
+        return args[0]  # rounding is precision, not meaning; to bfloat16 it is no detail any more
     if node.op in ("add", "sub"):
         return args[0].plus(args[1], 1.0 if node.op == "add" else -1.0)
     if node.op == "neg":

@@ -77,16 +77,21 @@ def compare_runs(
     native: ``framework:optimizer`` under whose names the snapshots' slots stand, None for the rule's.
     amplification: see `rounding_bound`. floor: added to the bound (a translation's own).
     """
-    names = dict(find(native).slots) if native else None
+    entry = find(native) if native else None
+    names = dict(entry.slots) if entry else None
     worst = 0.0
     for update, (state, (params, slots)) in enumerate(zip(states, snapshots, strict=True), 1):
         for name in state.names:
-            program = state.spec.group(name).rule.program
-            bound = floor + rounding_bound(program, update, dtype, amplification)
+            rule = state.spec.group(name).rule
+            bound = floor + rounding_bound(rule.program, update, dtype, amplification)
             pairs: list[tuple[str, Any, Any]] = [("param", params[name], state.params[name])]
             roles = names or {s: s for s in state.slots[name]}
             pairs += [
-                (n, slots[name].get(n), state.slots[name][r])
+                (
+                    n,
+                    slots[name].get(n),
+                    entry.to_native(n, state.slots[name][r], rule) if entry else state.slots[name][r],
+                )
                 for n, r in roles.items()
                 if r in state.slots[name]
             ]

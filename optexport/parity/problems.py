@@ -6,6 +6,7 @@ spike, a tiny step, and change at every step; the learning rate drops in the mid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,21 +30,31 @@ class Problem:
         return [lr * r for r in self.rates]
 
 
-def problem(dtype: Any = np.float64, steps: int = 30, seed: int = 0, drop: float = 0.1) -> Problem:
+def problem(
+    dtype: Any = np.float64,
+    steps: int = 30,
+    seed: int = 0,
+    drop: float = 0.1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Problem:
     """The standard problem: every value is representable in float32, whatever ``dtype``.
 
-    drop: factor of the learning rate from the middle of the run on.
+    drop: factor of the learning rate from the middle of the run on. shapes: of the parameters, a
+        matrix and a vector where None is given.
     """
+    shapes = SHAPES if shapes is None else shapes
     rng = np.random.default_rng(seed)
 
     def draw(shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
         return (rng.standard_normal(shape) * scale).astype(np.float32).astype(dtype)
 
-    params = {name: draw(shape) for name, shape in SHAPES.items()}
+    params = {name: draw(shape) for name, shape in shapes.items()}
     grads = []
     for t in range(steps):
         scale = {3: 0.0, 7: 8.0, 11: 1e-6}.get(t, 1.0)
-        step = {name: draw(shape, scale) for name, shape in SHAPES.items()}
-        step["w"][0] = 0
+        step = {name: draw(shape, scale) for name, shape in shapes.items()}
+        for gradient in step.values():
+            if gradient.ndim > 1:
+                gradient[0] = 0
         grads.append(step)
     return Problem(params, grads, [1.0 if t < steps // 2 else drop for t in range(steps)])

@@ -97,7 +97,9 @@ def lift(
             have = native.slots.get(key, {})
             roles = native_roles(entry, group, list(have), f"{where}: parameter {key!r}")
             slots[key] = {
-                roles[p][1]: entry.to_rule(roles[p][0], a) for p, a in have.items() if roles[p][1] != "step"
+                roles[p][1]: entry.to_rule(roles[p][0], a, group.rule)
+                for p, a in have.items()
+                if roles[p][1] != "step"
             }
             _check_shapes(slots[key], group.rule, f"{where}: parameter {key!r}")
             steps[key] = _step(native, entry, key, bool(have), step, where)
@@ -282,11 +284,12 @@ def native_state(state: TrainingState, where: str) -> NativeState:
     for name in state.names:
         have = dict(state.slots.get(name, {}))
         if have:
-            has = [n for n, role in entry.slots if role in state.spec.group(name).rule.slot_names]
+            rule = state.spec.group(name).rule
+            has = [n for n, role in entry.slots if role in rule.slot_names]
             full = state.full_slots(name)
             paths = _paths(entry, has, MASTER in have)
             out.slots[name] = {
-                p: full[MASTER] if n == MASTER else entry.to_native(n, full[str(entry.role(n))])
+                p: full[MASTER] if n == MASTER else entry.to_native(n, full[str(entry.role(n))], rule)
                 for n, p in paths.items()
             }
         out.steps[name] = state.steps[name]

@@ -202,7 +202,8 @@ def lower(state: TrainingState, to: str, *, allow: str | None = None) -> dict[st
     out: dict[str, dict[str, np.ndarray]] = {}
     for name in state.names:
         have = state.full_slots(name)
-        out[name] = {n: target.to_native(n, have[role]) for n, role in target.slots if role in have}
+        rule = state.spec.group(name).rule
+        out[name] = {n: target.to_native(n, have[role], rule) for n, role in target.slots if role in have}
         if MASTER in have:
             out[name][MASTER] = have[MASTER]
         if target.step_slot:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from optexport.parity import Problem, problem
 
 BOTH = ("float64", "float32")
 
@@ -12,7 +15,8 @@ BOTH = ("float64", "float32")
 class Row:
     """optimizer and its arguments; dtypes the framework can run it in; why the others are missing;
     amplification: condition number of the rule, with its reason; floor: an error of the framework's
-    own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone."""
+    own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone;
+    shapes: of the parameters, the standard problem's where None; drop: see `problem`."""
 
     optimizer: str
     arguments: dict[str, Any]
@@ -23,6 +27,8 @@ class Row:
     floor: float = 0.0
     steps: int = 30
     floor32: float = 0.0
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    drop: float = 0.1
 
     @property
     def id(self) -> str:
@@ -32,11 +38,14 @@ class Row:
     def lr(self) -> float:
         return float(self.arguments.get("lr", self.arguments.get("learning_rate")))
 
+    def problem(self, dtype: str) -> Problem:
+        return problem(dtype, self.steps, drop=self.drop, shapes=self.shapes)
+
     def floor_in(self, dtype: str) -> float:
         return self.floor + (self.floor32 if dtype == "float32" else 0.0)
 
 
-_ROW = ("dtypes", "reason", "amplification", "floor", "steps", "floor32")
+_ROW = ("dtypes", "reason", "amplification", "floor", "steps", "floor32", "shapes", "drop")
 
 
 def torch(name: str, desc: str, **arguments: Any) -> Row:

@@ -7,7 +7,7 @@ import pytest
 
 import optexport as ox
 from optexport.dialects import converter
-from optexport.parity import compare_runs, problem, referee
+from optexport.parity import compare_runs, referee
 from tests.parity.backends import require_backend
 from tests.parity.table import NATIVE, Row
 
@@ -19,7 +19,7 @@ BACKENDS = ("onnx", "mxnet", "torch")
 @pytest.mark.parametrize("row", NATIVE, ids=lambda r: r.id)
 def test_emitted_optimizer_is_the_rule(row: Row, backend: str, dtype: str) -> None:
     require_backend(backend)
-    p = problem(dtype, row.steps)
+    p = row.problem(dtype)
     lrs = p.lrs(row.lr)
     spec = ox.native(row.optimizer, **row.arguments)
     snapshots = converter(backend, "run").snapshots(spec, p.params, p.grads, lrs, dtype=dtype)

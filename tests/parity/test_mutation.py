@@ -9,7 +9,7 @@ import pytest
 
 import optexport as ox
 from optexport.ir import Node, Program
-from optexport.parity import compare_runs, problem, referee
+from optexport.parity import compare_runs, referee
 from optexport.specs import Spec
 from tests.parity.table import NATIVE, Row
 
@@ -37,7 +37,7 @@ def mutants(program: Program) -> Iterator[tuple[str, Program]]:
 
 @pytest.mark.parametrize("row", NATIVE, ids=lambda r: r.id)
 def test_every_changed_rule_is_noticed(row: Row) -> None:
-    p = problem("float64", row.steps)
+    p = row.problem("float64")
     spec = ox.native(row.optimizer, **row.arguments)
     dtype = row.dtypes[0]
     lrs = p.lrs(row.lr)

@@ -6,7 +6,7 @@ import pytest
 
 import optexport as ox
 from optexport.dialects import converter, find
-from optexport.parity import compare_runs, problem, referee
+from optexport.parity import compare_runs, referee
 from tests.parity.backends import require_native
 from tests.parity.table import NATIVE_CASES, Row
 
@@ -14,7 +14,7 @@ from tests.parity.table import NATIVE_CASES, Row
 @pytest.mark.parametrize(("row", "dtype"), NATIVE_CASES, ids=lambda v: v.id if isinstance(v, Row) else v)
 def test_rule_is_what_the_framework_computes(row: Row, dtype: str) -> None:
     require_native(row.optimizer)
-    p = problem(dtype, row.steps)
+    p = row.problem(dtype)
     lrs = p.lrs(row.lr)
     run = converter(
         {"onnxruntime": "onnx"}.get(find(row.optimizer).framework, find(row.optimizer).framework), "run"
