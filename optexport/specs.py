@@ -15,7 +15,7 @@ from .errors import HyperparameterError, UnknownNameError
 from .rules import Rule, families, lookup
 from .schedules.base import Schedule
 
-__all__ = ["Group", "Spec", "native", "spec"]
+__all__ = ["Group", "Spec", "native", "numbered", "spec"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Spec:
         """With the open group, if there is one, holding every name that no other group has.
 
         names: or name -> shape (or array): options that follow from a parameter's shape are then
-            settled too, which may cut a group in several.
+            settled too, which may cut a group in several. A rule that counts the optimizer's
+            parameters gets a group for each; see `numbered`.
 
         Raises:
             UnknownNameError: a group lists a parameter that is not among ``names``, or none has one.
@@ -123,7 +124,7 @@ class Spec:
         if isinstance(names, Mapping):
             shapes = {n: tuple(getattr(v, "shape", v)) for n, v in names.items()}
             groups = tuple(part for g in groups for part in _fitted(g, shapes))
-        return Spec(tuple(g for g in groups if g.params))
+        return Spec(numbered([g for g in groups if g.params], list(known)))
 
     def renamed(self, names: Mapping[str, str]) -> Spec:
         """With parameters called ``names[old]``."""
@@ -136,8 +137,8 @@ class Spec:
 
     @property
     def lrs(self) -> tuple[float, ...]:
-        """The learning rate of each group before its multiplier."""
-        return tuple(g.hyperparameters["lr"] for g in self.groups)
+        """The learning rate of each group before its multiplier; groups whose rule computes it have none."""
+        return tuple(g.hyperparameters["lr"] for g in self.groups if "lr" in g.hyperparameters)
 
     @property
     def one_lr(self) -> bool:
@@ -156,6 +157,25 @@ class Spec:
                 f"lr: expected one value or {len(self.groups)} (one a group), found {len(values)}"
             )
         return values[group]
+
+
+def numbered(groups: Sequence[Group], order: Sequence[str]) -> tuple[Group, ...]:
+    """The groups, where a rule counts the optimizer's parameters cut into one a parameter.
+
+    order: every parameter of the optimizer, in the order in which it updates them. Hyperparameters
+    that already count (`Hyper.numbers`) are left alone.
+    """
+    out: list[Group] = []
+    for group in groups:
+        counts = {h.name: h.numbers for h in group.rule.hyperparameters if h.numbers}
+        if not counts or all(group.hyperparameters[h] for h in counts):
+            out.append(group)
+            continue
+        for name in group.params or ():
+            number = {"all": len(order), "own": order.index(name) + 1}
+            values = {h: float(number[kind]) for h, kind in counts.items()}
+            out.append(replace(group, params=(name,), hyperparameters={**group.hyperparameters, **values}))
+    return tuple(out)
 
 
 def _fitted(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> list[Group]:

@@ -83,6 +83,8 @@ class Hyper:
 
     neutral: the value at which it has no effect on the rule (None where there is no such value).
     below: whether ``high`` itself is outside the range. whole: whether it must be a whole number.
+    numbers: what it counts once the optimizer's parameters are known: ``all`` of them, or the place of
+        its ``own`` one, from 1; until then it is 0. Empty: it counts nothing.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Hyper:
     neutral: float | None = None
     below: bool = False
     whole: bool = False
+    numbers: str = ""
 
     @property
     def range(self) -> str:

@@ -12,20 +12,27 @@ from dataclasses import dataclass
 
 from ..errors import UnknownNameError
 from . import (  # noqa: F401  (each registers its family)
+    adabelief,
     adadelta,
     adagrad,
     adam,
+    adamax,
     asgd,
     dcasgd,
     ftml,
     ftrl,
     group_adagrad,
     lbsgd,
+    lion,
+    nadam,
+    novograd,
+    radam,
     rmsprop,
     rprop,
     sgd,
     sgld,
     signum,
+    yogi,
 )
 from .base import Family, OptionValue, Rule, families
 
@@ -84,6 +91,35 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("adamw", "adam", {**_ADAM, "decay": "decoupled"}, {"weight_decay": 1e-2}),
         Entry("amsgrad", "adam", {**_ADAM, "amsgrad": "raw"}, {}),
         Entry("adam_hat", "adam", {**_ADAM, "eps": "hat"}, {}),
+        Entry("amsgrad_corrected", "adam", {**_ADAM, "amsgrad": "corrected"}, {}),
+        Entry("adamax", "adamax", {"eps": "accumulated", "decay": "l2", **PLAIN}, {}),
+        Entry(
+            "adamaxw", "adamax", {"eps": "accumulated", "decay": "decoupled", **PLAIN}, {"weight_decay": 1e-2}
+        ),
+        Entry("nadam", "nadam", {"schedule": "own", "momentum_decay": True, "decay": "l2", **PLAIN}, {}),
+        Entry(
+            "nadamw",
+            "nadam",
+            {"schedule": "own", "momentum_decay": True, "decay": "decoupled", **PLAIN},
+            {"weight_decay": 1e-2},
+        ),
+        Entry(
+            "nadam_constant",
+            "nadam",
+            {"schedule": "constant", "momentum_decay": True, "decay": "l2", **PLAIN},
+            {"lr": 1e-3},
+        ),
+        Entry("radam", "radam", {"eps": "outside", "threshold": "five", "decay": "l2", **PLAIN}, {}),
+        Entry(
+            "radamw",
+            "radam",
+            {"eps": "outside", "threshold": "five", "decay": "decoupled", **PLAIN},
+            {"weight_decay": 1e-2},
+        ),
+        Entry("yogi", "yogi", {"decay": "decoupled", **PLAIN}, {}),
+        Entry("adabelief", "adabelief", {"decay": "decoupled", **PLAIN}, {}),
+        Entry("novograd", "novograd", {"decay": "normalized", **PLAIN}, {}),
+        Entry("lion", "lion", {"decay": "decoupled", **PLAIN}, {}),
         Entry("rmsprop", "rmsprop", _RMS, {"lr": 1e-2}),
         Entry("rmsprop_momentum", "rmsprop", {**_RMS, "momentum": "unfolded"}, {"lr": 1e-2, "momentum": 0.9}),
         Entry("rmsprop_centered", "rmsprop", {**_RMS, "centered": True}, {"lr": 1e-2}),
