@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from optexport import source
 from optexport.dialects import Native, find
 from optexport.errors import HyperparameterError
+from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
@@ -36,6 +38,7 @@ def snapshots(
     dtype: str = "float32",
     slots: Mapping[str, Arrays] | None = None,
     steps: Mapping[str, int] | int | None = None,
+    multi_precision: bool = False,
 ) -> Iterator[Snapshot]:
     """Run the emitted optimizer; after each step the parameters, and the slots by the rule's names.
 
@@ -43,12 +46,13 @@ def snapshots(
     lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
     dtype: of parameters, gradients and slots.
     slots, steps: where to start from; slots that are absent start at their initial values.
+    multi_precision: keep a float32 master beside float16 parameters: the slot ``master``.
 
     Raises:
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
         HyperparameterError: ``lrs`` with groups whose own learning rates differ; MXNet has one.
     """
-    spec = spec.settle(params)
+    spec = inline(spec.settle(params), () if lrs is None else ("lr",))
     if lrs is not None and not spec.one_lr:
         raise HyperparameterError(
             "lrs: expected one learning rate in all groups, found several; MXNet multiplies one"
@@ -58,7 +62,7 @@ def snapshots(
         warnings.simplefilter("ignore")
         made = source.execute(emit(spec))
     kind = getattr(made, source.class_name(spec, None))
-    optimizer = kind(param_idx2name=dict(enumerate(params)))
+    optimizer = kind(param_idx2name=dict(enumerate(params)), multi_precision=multi_precision)
     run = _Run(optimizer, params, dtype, lambda n: [s.name for s in spec.group(n).rule.slots])
     if slots is not None or steps is not None:
         counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
@@ -73,12 +77,14 @@ def native_snapshots(
     grads: Sequence[Arrays],
     lrs: Sequence[float | None] | None = None,
     dtype: str = "float32",
+    noise: Sequence[Arrays] | None = None,
 ) -> Iterator[Snapshot]:
     """Run ``mxnet:adam`` and the like; slots are under MXNet's own names.
 
     arguments: of the class or operator; ``lr_mult`` and ``wd_mult`` are set on the instance. A
         parameter's index is its place in ``params``; names reach MXNet only through an argument
-        ``param_idx2name``. The others are as for `snapshots`.
+        ``param_idx2name``. noise: standard normal numbers of each step, which the optimizer's
+        own draws are made of; MXNet's generator where None. The others are as for `snapshots`.
 
     Raises:
         UnknownNameError: MXNet has no such optimizer.
@@ -87,7 +93,7 @@ def native_snapshots(
     if native.name.endswith("_update"):
         return _operator(native.complete(arguments), params, grads, lrs, dtype)
     run = _Run(_create(native, arguments), params, dtype, lambda _: [s for s, _ in native.slots])
-    return run.steps(grads, lrs)
+    return run.steps(grads, lrs, noise)
 
 
 def native_resume(
@@ -151,16 +157,23 @@ class _Run:
             optimizer._index_update_count[index] = state.steps.get(name, 0)
         optimizer.num_update = max([optimizer.num_update, *optimizer._index_update_count.values()])
 
-    def steps(self, grads: Sequence[Arrays], lrs: Sequence[float | None] | None) -> Iterator[Snapshot]:
+    def steps(
+        self,
+        grads: Sequence[Arrays],
+        lrs: Sequence[float | None] | None,
+        noise: Sequence[Arrays] | None = None,
+    ) -> Iterator[Snapshot]:
         optimizer = self.updater.optimizer
         own = optimizer.lr
-        for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
+        draws = noise or [None] * len(grads)
+        for gradients, lr, drawn in zip(grads, lrs or [None] * len(grads), draws, strict=True):
             # A loaded optimizer may have a scheduler, which MXNet lets nobody overrule.
             if lr is not None or optimizer.lr_scheduler is None:
                 optimizer.set_learning_rate(own if lr is None else lr)
             for index, (name, weight) in enumerate(self.weights.items()):
                 if name in gradients:
-                    self.updater(index, _array(gradients[name], self.dtype), weight)
+                    with _drawing(None if drawn is None else drawn[name]):
+                        self.updater(index, _array(gradients[name], self.dtype), weight)
             yield (
                 {n: _numpy(w, self.shapes[n]) for n, w in self.weights.items()},
                 {n: self._slots(i, n) for i, n in enumerate(self.weights)},
@@ -172,6 +185,11 @@ class _Run:
         master = self.dtype == "float16" and optimizer.multi_precision
         paths = slot_paths(type(optimizer).__name__, self.slots(name), master)
         found = {slot: _at(state, path) for slot, path in paths.items()}
+        # LBSGD keeps what it gathers on the optimizer: an array, or the number 0 after an update.
+        for slot, value in getattr(optimizer, "cumgrads", {}).get(index, {}).items():
+            if slot in self.slots(name):
+                weight = self.weights[name]
+                found[slot] = mx.nd.zeros_like(weight) if isinstance(value, int) else value
         return {slot: _numpy(a, self.shapes[name]) for slot, a in found.items() if a is not None}
 
 
@@ -227,5 +245,23 @@ def _array(value: Any, dtype: str) -> Any:
 
 
 def _numpy(array: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    value: np.ndarray[Any, Any] = array.asnumpy().reshape(shape)
-    return value
+    """As NumPy's; an array of the parameter's size has its shape, also where that has no dimensions."""
+    value: np.ndarray[Any, Any] = array.asnumpy()
+    return value.reshape(shape) if value.size == np.prod(shape, dtype=int) else value
+
+
+@contextmanager
+def _drawing(noise: Any) -> Iterator[None]:
+    """Let an optimizer's draws from the normal distribution be made of ``noise``, where it is not None."""
+    module = mx.optimizer.optimizer
+    drawn = module.normal
+
+    def given(loc: float, scale: float, shape: tuple[int, ...], dtype: Any, ctx: Any) -> Any:
+        return loc + scale * mx.nd.array(np.asarray(noise).reshape(shape), ctx=ctx, dtype=dtype)
+
+    if noise is not None:
+        module.normal = given
+    try:
+        yield
+    finally:
+        module.normal = drawn
