@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import keyword
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 from ..errors import HyperparameterError, UnknownNameError
 from ..rules import Rule, families
-from ..rules.base import Count, Family, Option, OptionValue
+from ..rules.base import Count, Option, OptionValue
 from ..rules.catalogue import CATALOGUE
 from ..specs import Group, Spec
 
@@ -33,17 +38,19 @@ def default_group(spec: Spec) -> Group:
 
 
 def rule_name(rule: Rule) -> str:
-    """The catalogue's name of a rule; else its family's and the options that set it apart from the
-    family's first entry there: ``adam__eps_hat__decay_none``."""
+    """The catalogue's name of a rule, or its family and twelve hexadecimal digits of its options."""
     fam = families().get(rule.family)
-    base = {} if fam is None else _base(fam)
     for entry in CATALOGUE.values() if fam is not None else ():
-        if entry.family_name == rule.family and fam.check_options(entry.options) == dict(rule.options):
+        if entry.family_name == rule.family and entry.family.check_options(entry.options) == dict(
+            rule.options
+        ):
             return entry.name
-    parts = [_part(o, v) for o, v in rule.options.items() if o not in base or base[o] != v]
-    return "__".join((rule.family, *parts))
+    known = {} if fam is None else fam.options
+    marks = sum(_mark(known.get(o), o, v) for o, v in rule.options.items())
+    return f"{rule.family}_{marks % _MARKS:012x}"
 
 
+@cache
 def rule_named(name: str) -> Rule:
     """The rule that `rule_name` calls ``name``: how an emitted optimizer's own files tell their rule.
 
@@ -53,43 +60,46 @@ def rule_named(name: str) -> Rule:
     entry = CATALOGUE.get(name)
     if entry is not None:
         return entry.rule()
-    family, *parts = name.split("__")
+    family, _, digits = name.rpartition("_")
     fam = families().get(family)
-    if fam is not None:
-        options, told = _base(fam), dict(_told(fam, parts))
-        if len(told) == len(parts) and (parts or len(options) == len(fam.options)):
-            return fam.rule(**{**options, **told})
+    if fam is not None and re.fullmatch("[0-9a-f]{12}", digits):
+        options = _with_marks(list(fam.options.values()), int(digits, 16))
+        if options is not None:
+            return fam.rule(**options)
     raise UnknownNameError(f"unknown rule {name!r}; expected one that this optexport can emit")
 
 
-def _base(fam: Family) -> dict[str, OptionValue]:
-    """Options of the family's first entry in the catalogue; those with a default where it has none."""
-    for entry in CATALOGUE.values():
-        if entry.family_name == fam.name:
-            return fam.check_options(entry.options)
-    return {o.name: o.default for o in fam.options.values() if o.default is not None}
+# The digits are a sum of one mark an option, so that the options can be found again from two halves.
+_MARKS = 1 << 48
 
 
-def _part(option: str, value: OptionValue) -> str:
-    return f"{option}_{str(value).lower()}"
+def _mark(option: Option | None, name: str, value: OptionValue) -> int:
+    """What an option's value adds to the digits: nothing where it is the default, so that an option
+    added to a family later changes no name."""
+    if option is not None and option.default is not None and value == option.default:
+        return 0
+    return int.from_bytes(hashlib.sha256(json.dumps([name, value]).encode()).digest()[:6], "big")
 
 
-def _values(option: Option, part: str) -> Iterator[OptionValue]:
-    """Values of an option that ``part`` may mean."""
-    if isinstance(option, Count):
-        number = part.removeprefix(option.name + "_")
-        if number.isascii() and number.isdigit():
-            yield int(number)
-    else:
-        yield from option.choices
+def _with_marks(options: Sequence[Option], wanted: int) -> dict[str, OptionValue] | None:
+    """The values whose marks add up to ``wanted``, None where no values do."""
+    half = len(options) // 2
+    first = dict(_sums(options[:half]))
+    for marks, values in _sums(options[half:]):
+        found = first.get((wanted - marks) % _MARKS)
+        if found is not None:
+            return dict(zip((o.name for o in options), (*found, *values), strict=True))
+    return None
 
 
-def _told(fam: Family, parts: list[str]) -> Iterator[tuple[str, OptionValue]]:
-    for part in parts:
-        for option in fam.options.values():
-            for value in _values(option, part):
-                if _part(option.name, value) == part:
-                    yield option.name, value
+def _sums(options: Sequence[Option]) -> Iterator[tuple[int, tuple[OptionValue, ...]]]:
+    """(sum of marks, values) for every choice of values."""
+    choices = [
+        [(_mark(o, o.name, v), v) for v in (range(o.low, o.high + 1) if isinstance(o, Count) else o.choices)]
+        for o in options
+    ]
+    for chosen in itertools.product(*choices):
+        yield sum(mark for mark, _ in chosen) % _MARKS, tuple(value for _, value in chosen)
 
 
 def rules_of(spec: Spec) -> dict[str, Rule]:
