@@ -21,7 +21,6 @@ from optexport.state import TrainingState
 from optexport.state.native import NativeGroup, NativeState
 
 __all__ = [
-    "base_lr",
     "configuration",
     "emitted_groups",
     "emitted_order",
@@ -29,6 +28,7 @@ __all__ = [
     "emitted_state",
     "is_emitted",
     "place_emitted",
+    "rates",
 ]
 
 STEP = "step"
@@ -39,26 +39,31 @@ def is_emitted(arguments: Mapping[str, Any]) -> bool:
     return isinstance(arguments.get("rule"), str) or isinstance(arguments.get("groups"), list | tuple)
 
 
-def base_lr(groups: Sequence[Group]) -> float:
-    """The optimizer's learning rate, of which each group has a multiple: the largest."""
-    return max((g.values()["lr"] for g in groups), key=abs)
+def rates(groups: Sequence[Group]) -> tuple[float, list[float]]:
+    """The optimizer's learning rate, and what each group multiplies it by."""
+    if len(groups) == 1:
+        return groups[0].values()["lr"], [1.0]
+    lrs = {g.hyperparameters["lr"] for g in groups}
+    if len(lrs) == 1:
+        return lrs.pop(), [g.lr_mult for g in groups]
+    largest = max((g.values()["lr"] for g in groups), key=abs)
+    return largest, [g.values()["lr"] / largest for g in groups]
 
 
 def configuration(groups: Sequence[Group], names: Sequence[str] | None) -> dict[str, Any]:
     """The configuration of the optimizer for these groups."""
+    lr, factors = rates(groups)
+    own = [{h: v for h, v in g.values().items() if h != "lr"} for g in groups]
     if len(groups) == 1:
-        values = groups[0].values()
-        rest = {h: v for h, v in values.items() if h != "lr"}
-        return {"learning_rate": values["lr"], **rest, "rule": source.rule_name(groups[0].rule)}
-    lr = base_lr(groups)
+        return {"learning_rate": lr, **own[0], "rule": source.rule_name(groups[0].rule)}
     rows = [
         {
             "params": None if g.params is None else list(g.params),
             "rule": source.rule_name(g.rule),
-            "lr_mult": g.values()["lr"] / lr if lr else 0.0,
-            **{h: v for h, v in g.values().items() if h != "lr"},
+            "lr_mult": factor,
+            **values,
         }
-        for g in groups
+        for g, factor, values in zip(groups, factors, own, strict=True)
     ]
     return {"learning_rate": lr, "names": None if names is None else list(names), "groups": rows}
 

@@ -16,7 +16,7 @@ from optexport.specs import Spec
 from optexport.state.native import NativeGroup, NativeState
 
 from ._positions import placed
-from .optimizers import adagrad, adam, rmsprop, sgd
+from .optimizers import adadelta, adagrad, adam, ftrl, rmsprop, sgd
 from .optimizers.common import BASE, KerasNative
 
 __all__ = ["OPTIMIZERS", "arrange", "join"]
@@ -26,6 +26,8 @@ OPTIMIZERS: tuple[KerasNative, ...] = (
     *adam.ROWS,
     *rmsprop.ROWS,
     *adagrad.ROWS,
+    *adadelta.ROWS,
+    *ftrl.ROWS,
 )
 
 

@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from optexport import source
 from optexport.dialects import find
-from optexport.errors import CheckpointError, UnknownNameError
+from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
+from optexport.specs import Spec
+from optexport.state.training import TrainingState
 
+from .emit import emit
 from .optimizers.common import KerasNative, variable_order
 
-__all__ = ["native_resume", "native_snapshots"]
+__all__ = ["native_resume", "native_snapshots", "snapshots"]
 
 if "KERAS_BACKEND" not in os.environ:
     _INSTALLED = [b for b in ("jax", "torch", "tensorflow") if importlib.util.find_spec(b) is not None]
@@ -34,6 +38,63 @@ import keras
 
 Arrays = Mapping[str, Any]
 Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
+
+
+def snapshots(
+    spec: Spec,
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+    slots: Mapping[str, Arrays] | None = None,
+    steps: Mapping[str, int] | int | None = None,
+) -> Iterator[Snapshot]:
+    """Run the emitted optimizer; after each step the parameters, and the slots by the rule's names.
+
+    params: name -> array. grads: one mapping a step; a parameter that it lacks is left alone.
+    lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
+    dtype: of parameters, gradients and slots; also Keras' ``floatx`` while the optimizer runs.
+    slots, steps: where to start from; slots that are absent start at their initial values.
+
+    Raises:
+        UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
+        HyperparameterError: ``lrs`` with groups whose own learning rates differ; Keras has one.
+    """
+    spec = spec.settle({n: np.asarray(v) for n, v in params.items()})
+    if lrs is not None and not spec.one_lr:
+        raise HyperparameterError(
+            "lrs: expected one learning rate in all groups, found several; Keras multiplies one"
+        )
+    # A learning rate comes before the groups' multipliers; one group's is in its optimizer's own.
+    factor = spec.groups[0].lr_mult if len(spec.groups) == 1 else 1.0
+    own = None if lrs is None else [r if r is None else r * factor for r in lrs]
+    kind = getattr(source.execute(emit(spec)), source.class_name(spec, None))
+    with _floats(dtype):
+        run = _Run(kind() if len(spec.groups) == 1 else kind(names=list(params)), params, dtype)
+        if slots is not None or steps is not None:
+            counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
+            start = {n: np.asarray(v) for n, v in params.items()}
+            _start(run, TrainingState(spec, start, slots or {}, counts))
+    return run.steps(grads, own, lambda: _own_slots(run, spec))
+
+
+def _start(run: _Run, state: TrainingState) -> None:
+    """Go on from a training state."""
+    for i, name in enumerate(run.variables):
+        full = state.full_slots(name)
+        for slot, variable in zip(
+            state.spec.group(name).rule.slot_names, run.optimizer._slots[i], strict=True
+        ):
+            variable.assign(full[slot])
+        run.optimizer._steps[i].assign(state.steps.get(name, 0))
+
+
+def _own_slots(run: _Run, spec: Spec) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+    """The slots of an emitted optimizer under the rule's names."""
+    return {
+        n: dict(zip(spec.group(n).rule.slot_names, map(_numpy, run.optimizer._slots[i]), strict=True))
+        for i, n in enumerate(run.variables)
+    }
 
 
 def native_snapshots(

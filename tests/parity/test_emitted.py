@@ -11,7 +11,7 @@ from optexport.parity import compare_runs, referee
 from tests.parity.backends import require_backend
 from tests.parity.table import NATIVE, Row
 
-BACKENDS = ("onnx", "mxnet", "torch")
+BACKENDS = ("onnx", "mxnet", "torch", "keras")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -23,8 +23,9 @@ def test_emitted_optimizer_is_the_rule(row: Row, backend: str, dtype: str) -> No
     lrs = p.lrs(row.lr)
     spec = ox.native(row.optimizer, **row.arguments)
     snapshots = converter(backend, "run").snapshots(spec, p.params, p.grads, lrs, dtype=dtype)
-    # A graph's `lr` input has the tensors' dtype, so the referee is given the same number.
-    given = [float(np.dtype(dtype).type(x)) for x in lrs] if backend == "onnx" else lrs
+    # A graph's `lr` input, and Keras' `learning_rate` variable, have the tensors' dtype, so the referee is
+    # given the same number.
+    given = [float(np.dtype(dtype).type(x)) for x in lrs] if backend in ("onnx", "keras") else lrs
     states = referee(spec, p.params, p.grads, given)
     mismatch, _ = compare_runs(states, snapshots, dtype, amplification=row.amplification)
     assert mismatch is None, str(mismatch)
