@@ -91,6 +91,15 @@ _WD_MULT = '''\
         self.idx2name = names
 '''
 
+_DEFAULT_LR = """\
+        if learning_rate is None and kwargs.get("lr_scheduler") is None:
+            learning_rate = {lr}"""
+
+_OWN_LR = """\
+        if learning_rate is not None or kwargs.get("lr_scheduler") is not None:
+            raise ValueError("the learning rate follows the schedule inside this class: pass neither "
+                             "learning_rate nor lr_scheduler, but the arguments lr_*")"""
+
 _UPDATE = '''\
     def create_state(self, index, weight):
         """One array a slot, or None."""
@@ -218,7 +227,8 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule]) -> str:
     keep = [f'        self.rule = "{key}"' if len(rules) == 1 else "        self.rule = None"]
     keep += ["        self.groups = GROUPS"] if len(spec.groups) > 1 else []
     docs = {h.name: h.doc for rule in rules.values() for h in rule.hyperparameters}
-    docs["lr"] = f"{number(defaults['lr'])} when None, or what the scheduler has"
+    if "lr" in defaults:
+        docs["lr"] = f"{number(defaults['lr'])} when None, or what the scheduler has"
     parts = (
         *_constructor(defaults, source.first_step(spec), keep, bool(check)),
         *check,
@@ -246,8 +256,7 @@ def _constructor(defaults: Mapping[str, float], first: int, keep: list[str], che
             passed.append(f"{argument}={argument}")
     return [
         *call("    def __init__(", [*arguments, "**kwargs"], "):"),
-        '        if learning_rate is None and kwargs.get("lr_scheduler") is None:',
-        f"            learning_rate = {number(defaults['lr'])}",
+        *(_DEFAULT_LR.format(lr=number(defaults["lr"])) if "lr" in defaults else _OWN_LR).splitlines(),
         *([f'        kwargs.setdefault("begin_num_update", {first})'] if first else []),
         *call("        super().__init__(", [*passed, "**kwargs"], ")"),
         *(f"        self.{h} = {h}" for h in own),

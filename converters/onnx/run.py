@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
+from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
@@ -365,7 +366,9 @@ def snapshots(
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
         HyperparameterError: a gradient is absent: the graph updates every parameter.
     """
-    spec = spec.settle(params)
+    spec = inline(spec.settle(params), () if lrs is None else ("lr",))
+    if not spec.lrs:
+        options.setdefault("runtime", ())
     given = steps if isinstance(steps, Mapping) else {} if steps is None else dict.fromkeys(params, steps)
     counts = {n: given.get(n, spec.group(n).first_step) for n in params}
     values = {n: np.asarray(v, dtype) for n, v in params.items()}
@@ -377,7 +380,7 @@ def snapshots(
         emit(spec, values, dtype=dtype, steps=counts, **options), threads=1, in_place=in_place
     )
     session.load(values, full, max(counts.values(), default=0))
-    own = spec.lrs[0] if spec.one_lr else spec.lrs
+    own = None if not spec.lrs else spec.lrs[0] if spec.one_lr else spec.lrs
     for i, (gradients, lr) in enumerate(zip(grads, lrs or [None] * len(grads), strict=True)):
         given = {k: v[i] for k, v in (("noise", noise), ("hessian", hessian)) if v is not None}
         session.step(gradients, own if lr is None else lr, **given)

@@ -12,6 +12,7 @@ import torch
 
 from optexport import source
 from optexport.errors import CheckpointError, UnknownNameError
+from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
@@ -42,7 +43,7 @@ def snapshots(
     Raises:
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
     """
-    spec = spec.settle(params)
+    spec = inline(spec.settle(params), () if lrs is None else ("lr",))
     made = source.execute(emit(spec))
     tensors = _parameters(params, dtype)
     groups = made.param_groups(tensors.items()) if hasattr(made, "param_groups") else list(tensors.values())
@@ -55,7 +56,7 @@ def snapshots(
             full = start.full_slots(name)
             optimizer.state[tensor] = {s: _tensor(full[s], dtype) for s in wanted}
             optimizer.state[tensor]["step"] = counts.get(name, 0)
-    rates = [[g.values(lr)["lr"] for g in spec.groups] for lr in lrs or [None] * len(grads)]
+    rates = [[g.values(lr).get("lr") for g in spec.groups] for lr in lrs or [None] * len(grads)]
     return _steps(optimizer, tensors, grads, rates, dtype)
 
 
@@ -130,12 +131,13 @@ def _steps(
     optimizer: torch.optim.Optimizer,
     tensors: Mapping[str, torch.nn.Parameter],
     grads: Sequence[Arrays],
-    rates: Sequence[Sequence[float]],
+    rates: Sequence[Sequence[float | None]],
     dtype: str,
 ) -> Iterator[Snapshot]:
     for gradients, lrs in zip(grads, rates, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr
+            if lr is not None:
+                group["lr"] = lr
         for name, tensor in tensors.items():
             tensor.grad = (
                 torch.tensor(np.asarray(gradients[name]), dtype=tensor.dtype) if name in gradients else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -38,7 +39,9 @@ def scheduled_rule(
         value = splice(tracer, schedule.program, {"step": tracer.step}, called)["value"]
         factor = (factors or {}).get(name, 1.0)
         values[f"hyper:{name}"] = value if factor == 1 else value * factor
-        options[f"schedule.{name}"] = f"{schedule.name}:{schedule.digest[:12]}:{factor!r}"
+        # Part of the rule's name, so that two schedules never share one.
+        told = hashlib.sha256(f"{schedule.digest} {factor!r} {sorted(schedule.values.items())}".encode())
+        options[f"schedule_{name}"] = f"{schedule.name}_{told.hexdigest()[:12]}"
     made = splice(tracer, rule.program, values)
     for name, value in values.items():
         # A schedule that is only a number has no node of its own to name.
