@@ -1,0 +1,90 @@
+"""Changed copies of a rule: what a test of it must notice.
+
+One change at a time: an operator swapped for its neighbour, a constant moved, a branch exchanged, a
+rounding left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..ir import Node, Program
+
+__all__ = ["mutants"]
+
+# Operator -> the one that stands in for it, with the same operands and the same type of result.
+_SWAP = {
+    "add": "sub",
+    "sub": "add",
+    "mul": "div",
+    "div": "mul",
+    "min": "max",
+    "max": "min",
+    "sqrt": "abs",
+    "neg": "abs",
+    "abs": "neg",
+    "sign": "abs",
+    "exp": "abs",
+    "log": "neg",
+    "floor": "neg",
+    "cos": "abs",
+    "pow": "mul",
+    "sum": "mean",
+    "mean": "sum",
+    "norm": "sum",
+    "lt": "eq",
+    "le": "eq",
+    "eq": "le",
+    "sum_axis": "mean_axis",
+    "mean_axis": "max_axis",
+    "max_axis": "mean_axis",
+}
+
+
+def mutants(program: Program) -> Iterator[tuple[str, Program]]:
+    """(what was changed, the changed program), one live node after the other.
+
+    A constant moves by 1 % and 0.01; a rounding to a narrow type, a transpose and a sum over the
+    group fall away; an item of a history becomes its neighbour; an axis becomes the other one.
+    """
+    live = program.used()
+    for i, node in enumerate(program.nodes):
+        if i not in live:
+            continue
+        changed = _changed(node)
+        if changed is None and node.op in ("rounded", "group_sum"):
+            yield _where(i, node), _bypassed(program, i)
+        elif changed is not None:
+            nodes = (*program.nodes[:i], changed, *program.nodes[i + 1 :])
+            yield _where(i, node), Program(nodes, program.outputs)
+
+
+def _where(i: int, node: Node) -> str:
+    return f"node {i} ({node.op}, {node.line})"
+
+
+def _changed(node: Node) -> Node | None:
+    if node.op == "const" and isinstance(node.attr, float):
+        return replace(node, attr=node.attr * 1.01 + 0.01)
+    if node.op == "where":
+        return replace(node, args=(node.args[0], node.args[2], node.args[1]))
+    if node.op == "matmul":
+        return replace(node, args=node.args[::-1]) if node.args[0] != node.args[1] else None
+    if node.op == "push":
+        return None
+    if node.op == "item":
+        return replace(node, attr=str(int(str(node.attr)) + (1 if node.attr == "0" else -1)))
+    if node.op == "size" and node.attr != "all":
+        return replace(node, attr="all")
+    return replace(node, op=_SWAP[node.op]) if node.op in _SWAP else None
+
+
+def _bypassed(program: Program, i: int) -> Program:
+    """Without node ``i``: what it takes stands in its place."""
+    source = program.nodes[i].args[0]
+    nodes = tuple(
+        replace(n, args=tuple(source if a == i else a for a in n.args)) if k > i else n
+        for k, n in enumerate(program.nodes)
+    )
+    return Program(nodes, {o: source if j == i else j for o, j in program.outputs.items()})
