@@ -7,7 +7,7 @@ share, and what is refused. An optimizer has one set of arguments for all parame
 
 from __future__ import annotations
 
-from .optimizers import adagrad, adam, rmsprop, sgd
+from .optimizers import adadelta, adagrad, adam, rmsprop, rprop, sgd, signum
 from .optimizers.common import OptaxNative
 
 __all__ = ["OPTIMIZERS"]
@@ -17,4 +17,7 @@ OPTIMIZERS: tuple[OptaxNative, ...] = (
     *adam.ROWS,
     *rmsprop.ROWS,
     *adagrad.ROWS,
+    *adadelta.ROWS,
+    *signum.ROWS,
+    *rprop.ROWS,
 )

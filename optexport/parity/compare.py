@@ -55,11 +55,15 @@ def referee(
     grads: Iterable[Tensors],
     lrs: Sequence[float],
     state: TrainingState | None = None,
+    noise: Sequence[Tensors] | None = None,
 ) -> Iterator[TrainingState]:
-    """The referee's state after each update, in float64."""
+    """The referee's state after each update, in float64.
+
+    noise: of each update, for rules that take it.
+    """
     state = init(spec, params) if state is None else state
-    for g, lr in zip(grads, lrs, strict=True):
-        state = step(state, g, lr=lr)
+    for i, (g, lr) in enumerate(zip(grads, lrs, strict=True)):
+        state = step(state, g, lr=lr, noise=None if noise is None else noise[i])
         yield state
 
 

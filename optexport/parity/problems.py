@@ -20,11 +20,12 @@ SHAPES = {"w": (7, 5), "b": (5,)}
 @dataclass(frozen=True)
 class Problem:
     """params: name -> initial value; grads: one mapping a step; rates: factor on the learning rate
-    of each step."""
+    of each step; noise: standard normal numbers of each step, for rules that take them."""
 
     params: dict[str, np.ndarray]
     grads: list[dict[str, np.ndarray]]
     rates: list[float]
+    noise: list[dict[str, np.ndarray]]
 
     def lrs(self, lr: float) -> list[float]:
         return [lr * r for r in self.rates]
@@ -57,4 +58,5 @@ def problem(
             if gradient.ndim > 1:
                 gradient[0] = 0
         grads.append(step)
-    return Problem(params, grads, [1.0 if t < steps // 2 else drop for t in range(steps)])
+    noise = [{name: draw(shape) for name, shape in shapes.items()} for _ in range(steps)]
+    return Problem(params, grads, [1.0 if t < steps // 2 else drop for t in range(steps)], noise)

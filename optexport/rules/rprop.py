@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, maximum, minimum, sign, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import LR, gradient
+from .common import LR, WEIGHT_DECAY, gradient
 
 __all__ = ["rprop"]
 
@@ -35,6 +35,7 @@ INF = float("inf")
                 "late": "the step that the last gradient made; clamped where it changes (Optax)",
             },
         ),
+        Option("decay", {"none": "no weight decay", "l2": "λw joins the gradient (a chain of Optax)"}),
     ),
     hyperparameters=(
         LR,
@@ -42,6 +43,7 @@ INF = float("inf")
         Hyper("etaminus", 0.5, 0.0, INF, "η⁻: shrinking of a step whose sign turns", 1.0),
         Hyper("step_size_min", 1e-6, 0.0, INF, "shortest step", 0.0),
         Hyper("step_size_max", 50.0, 0.0, INF, "longest step", INF),
+        WEIGHT_DECAY,
     ),
     slots=(
         Slot("prev", "the last gradient, or the last step where it is late; 0 where the sign turned"),
@@ -49,10 +51,10 @@ INF = float("inf")
     ),
     source="torch/optim/rprop.py; optax/_src/transform.py (scale_by_rprop)",
 )
-def rprop(u: Update, *, step: OptionValue, **_: OptionValue) -> Mapping[str, Value]:
+def rprop(u: Update, *, step: OptionValue, decay: OptionValue, **_: OptionValue) -> Mapping[str, Value]:
     """Steps whose length follows the gradient's sign alone."""
     up, down, low, high = (u.hyper(h) for h in ("etaplus", "etaminus", "step_size_min", "step_size_max"))
-    g, prev, size = gradient(u, "none"), u.slot("prev"), u.slot("step_length")
+    g, prev, size = gradient(u, decay), u.slot("prev"), u.slot("step_length")
     turn = u.let("turn", g * prev)
     grown = where(turn > 0, size * up, where(turn < 0, size * down, size))
     clamped = minimum(maximum(grown, low), high)

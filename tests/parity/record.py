@@ -87,6 +87,6 @@ ADAM_TEXT = 2.0**-23
 
 
 def correction32(beta: float) -> float:
-    """Without 64-bit JAX, Optax computes 1 − βᵗ in float32: β and its power each round by 2⁻²⁴, which
+    """Without 64-bit JAX, Optax computes 1 − βᵗ in float32, as does MXNet's FTML: β and its power each round by 2⁻²⁴, which
     the first update's division by 1 − β magnifies."""
     return 2 * 2.0**-24 / (1 - beta)

@@ -41,13 +41,13 @@ def test_every_changed_rule_is_noticed(row: Row) -> None:
     spec = ox.native(row.optimizer, **row.arguments)
     dtype = row.dtypes[0]
     lrs = p.lrs(row.lr)
-    truth = list(referee(spec, p.params, p.grads, lrs))
+    truth = list(referee(spec, p.params, p.grads, lrs, noise=p.noise))
     right = [(s.params, s.slots) for s in truth]
     survivors, count = [], 0
     for where, program in mutants(spec.groups[-1].rule.program):
         count += 1
         wrong = Spec(tuple(replace(g, rule=replace(g.rule, program=program)) for g in spec.groups))
-        states = referee(wrong, p.params, p.grads, lrs)
+        states = referee(wrong, p.params, p.grads, lrs, noise=p.noise)
         mismatch, _ = compare_runs(states, right, dtype, amplification=row.amplification, floor=row.floor)
         if mismatch is None:
             survivors.append(where)

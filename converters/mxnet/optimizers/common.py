@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from optexport.dialects import Link, Native
 from optexport.rules.base import OptionValue
 
-__all__ = ["BETAS", "INERT", "MOMENTS", "MOMENTUM", "Arguments", "common", "native", "split"]
+__all__ = [
+    "BETAS",
+    "CLIP32",
+    "INERT",
+    "MOMENTS",
+    "MOMENTUM",
+    "Arguments",
+    "arrays",
+    "common",
+    "native",
+    "split",
+]
 
 Arguments = Mapping[str, Any]
 
@@ -56,6 +69,15 @@ def common(a: Arguments, clip: str, scalars: str = "float32") -> dict[str, Optio
     }
 
 
+def arrays(a: Arguments, clip: str = "before_decay") -> dict[str, OptionValue]:
+    """`common` of a class written in array operations: scalars in double; only None is no clip."""
+    return {**common(a, clip, scalars="float64"), "clip": "none" if a["clip_gradient"] is None else clip}
+
+
+def _single(x: float) -> float:
+    return float(np.float32(x))
+
+
 def _multipliers(a: Arguments, index: int | None, name: str | None) -> tuple[float, float]:
     """(lr_mult, wd_mult) of one parameter, found by index first and then by name."""
     lr_mult, wd_mult = a["lr_mult"] or {}, a["wd_mult"] or {}
@@ -90,6 +112,7 @@ def split(
 def native(name: str, family: str, arguments: Arguments, **fields: Any) -> Native:
     variants = fields.pop("variants", ({},))
     own_split = fields.pop("split", split)
+    more_inert = fields.pop("more_inert", frozenset())
     return Native(
         "mxnet",
         name,
@@ -104,7 +127,7 @@ def native(name: str, family: str, arguments: Arguments, **fields: Any) -> Nativ
         ),
         links={**LINKS, **fields.pop("links", {})},
         aliases={**ALIASES, **fields.pop("aliases", {})},
-        inert=INERT,
+        inert=INERT | more_inert,
         split=own_split,
         counts_from="begin_num_update",
         masters=True,
@@ -112,6 +135,8 @@ def native(name: str, family: str, arguments: Arguments, **fields: Any) -> Nativ
     )
 
 
+# The operator `clip` of array operations has float32 bounds, whatever the array's dtype.
+CLIP32 = {"clip_gradient": Link("clip_gradient", _single)}
 MOMENTUM = {"momentum": Link("momentum")}
 BETAS = {"beta1": Link("beta1"), "beta2": Link("beta2"), "eps": Link("epsilon")}
 MOMENTS = (("mean", "exp_avg"), ("var", "exp_avg_sq"))

@@ -1,0 +1,35 @@
+"""Rows of the adadelta family."""
+
+from tests.parity.record import F32, STATE32, keras, mxnet, optax, torch
+
+ROWS = [
+    torch("Adadelta", "defaults", lr=1.0),
+    torch(
+        "Adadelta", "decay, ascent and large eps", lr=0.5, rho=0.8, eps=1e-2, weight_decay=0.1, maximize=True
+    ),
+    optax("adadelta", "plain", learning_rate=1.0),
+    optax("adadelta", "decay and large eps", learning_rate=0.5, rho=0.8, eps=1e-2, weight_decay=0.1),
+    mxnet("adadelta", "plain", F32, STATE32, learning_rate=0.1),
+    mxnet(
+        "adadelta",
+        "decay, clip, rescale",
+        F32,
+        STATE32,
+        learning_rate=0.1,
+        rho=0.8,
+        epsilon=1e-3,
+        wd=0.01,
+        clip_gradient=0.3,
+        rescale_grad=0.5,
+    ),
+    keras("Adadelta", "defaults", learning_rate=1.0),
+    keras(
+        "Adadelta",
+        "decay and clip",
+        learning_rate=0.5,
+        rho=0.8,
+        epsilon=1e-2,
+        weight_decay=0.1,
+        clipvalue=0.4,
+    ),
+]
