@@ -16,7 +16,7 @@ from optexport.specs import Spec
 from optexport.state.native import NativeGroup, NativeState
 
 from ._positions import placed
-from .optimizers import adadelta, adagrad, adam, ftrl, rmsprop, sgd
+from .optimizers import adadelta, adagrad, adam, adamax, ftrl, lion, nadam, rmsprop, sgd
 from .optimizers.common import BASE, KerasNative
 
 __all__ = ["OPTIMIZERS", "arrange", "join"]
@@ -24,6 +24,9 @@ __all__ = ["OPTIMIZERS", "arrange", "join"]
 OPTIMIZERS: tuple[KerasNative, ...] = (
     *sgd.ROWS,
     *adam.ROWS,
+    *adamax.ROWS,
+    *nadam.ROWS,
+    *lion.ROWS,
     *rmsprop.ROWS,
     *adagrad.ROWS,
     *adadelta.ROWS,

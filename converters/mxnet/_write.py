@@ -60,22 +60,41 @@ def write(
         )
     given = _stored_names(state.groups[0].arguments, state.optimizer)
     indexes = _indexes(state, given, file)
+    own = {k: {s: a for s, a in slots.items() if s[0] != "."} for k, slots in state.slots.items()}
     if numpy_mode is None:
         numpy_mode = bool(given.get("allow_np_array")) or any(
-            needs_numpy_shape(array) for slots in state.slots.values() for array in slots.values()
+            needs_numpy_shape(array) for slots in own.values() for array in slots.values()
         )
     states = {}
     for name, index in indexes.items():
-        if slots := state.slots.get(name):
+        if slots := own.get(name):
             where = f"{file}: parameter {name!r}"
             places = {slot: _array(a, f"{where}, slot {slot}", numpy_mode) for slot, a in slots.items()}
             states[index] = _nested(places, where, state.optimizer)
+    given.update(_of_optimizer(state, file))
     root: Any = states
     if dump_optimizer:
         root = states, _optimizer(state, given, indexes, file, numpy_mode)
     data = dumps(root, protocol=4)
     with whole_or_nothing(path) as out:
         out.write(data)
+
+
+def _of_optimizer(state: NativeState, file: str) -> dict[str, float]:
+    """Attributes that stand as a slot ``.name`` beside every parameter's: one number for all."""
+    out: dict[str, float] = {}
+    for name, slots in state.slots.items():
+        for slot, array in slots.items():
+            if not slot.startswith("."):
+                continue
+            value = float(array)
+            if out.setdefault(slot[1:], value) != value:
+                raise CheckpointError(
+                    f"{file}: parameter {name!r}, {slot[1:]}: expected one number for all parameters, found "
+                    f"{out[slot[1:]]} and {value}; MXNet's optimizer has one, emit an optimizer with "
+                    "--emit-optimizer FILE"
+                )
+    return out
 
 
 def _stored_names(arguments: Mapping[str, Any], optimizer: str | None) -> dict[str, Any]:

@@ -28,6 +28,8 @@ _UTF8 = 0x0800
 _CLASS_OF = {dtype: name for name, dtype in STORAGE_CLASSES.items()}
 # Optimizers of torch.optim whose state has no step.
 _STEPLESS = ("SGD", "Muon", "LBFGS")
+# Those that keep it as a Python number, whose powers are then doubles.
+_PLAIN_STEP = ("SparseAdam",)
 
 
 def write_zip(file: BinaryIO, state: NativeState, *, combined: bool) -> None:
@@ -76,6 +78,8 @@ def _state_dict(state: NativeState, pack: _Pack) -> dict[str, Any]:
             entries[identity] = {
                 slot: pack.tensor(array, f"parameter {key}, slot {slot}") for slot, array in slots.items()
             }
+            if state.optimizer in _PLAIN_STEP and "step" in slots:
+                entries[identity]["step"] = int(slots["step"])
     return {"state": entries, "param_groups": groups}
 
 

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from optexport.dialects import Native
 
-from .optimizers import adagrad, adam, rmsprop, sgd
+from .optimizers import adadelta, adagrad, adam, adamax, asgd, nadam, radam, rmsprop, rprop, sgd
 
 __all__ = ["OPTIMIZERS"]
 
 OPTIMIZERS: tuple[Native, ...] = (
     *sgd.ROWS,
     *adam.ROWS,
+    *adamax.ROWS,
+    *nadam.ROWS,
+    *radam.ROWS,
     *rmsprop.ROWS,
     *adagrad.ROWS,
+    *adadelta.ROWS,
+    *rprop.ROWS,
+    *asgd.ROWS,
 )

@@ -32,6 +32,8 @@ def snapshots(
     dtype: str = "float32",
     slots: Mapping[str, Arrays] | None = None,
     steps: Mapping[str, int] | int | None = None,
+    noise: Sequence[Arrays] | None = None,
+    hessian: Sequence[Arrays] | None = None,
 ) -> Iterator[Snapshot]:
     """Run the emitted optimizer; after each step the parameters, and the slots by the rule's names.
 
@@ -39,6 +41,7 @@ def snapshots(
     lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
     dtype: of parameters, gradients and slots.
     slots, steps: where to start from; slots that are absent start at their initial values.
+    noise, hessian: one mapping a step, for rules that take them.
 
     Raises:
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
@@ -52,12 +55,22 @@ def snapshots(
         counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
         start = TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots or {}, counts)
         for name, tensor in tensors.items():
-            wanted = [s.name for s in spec.group(name).rule.slots]
             full = start.full_slots(name)
-            optimizer.state[tensor] = {s: _tensor(full[s], dtype) for s in wanted}
+            optimizer.state[tensor] = {
+                s.name: _tensor(full[s.name], dtype) if s.type.is_tensor else float(full[s.name])
+                for s in spec.group(name).rule.slots
+            }
             optimizer.state[tensor]["step"] = counts.get(name, 0)
     rates = [[g.values(lr).get("lr") for g in spec.groups] for lr in lrs or [None] * len(grads)]
-    return _steps(optimizer, tensors, grads, rates, dtype)
+    taken = source.given(g.rule for g in spec.groups)
+    given = {k: v for k, v in {"noise": noise, "hessian": hessian}.items() if v is not None and k in taken}
+    kinds = {n: {s.name: s.dtype_for(dtype) for s in spec.group(n).rule.slots} for n in params}
+    for params_now, slots_now in _steps(optimizer, tensors, grads, rates, dtype, given):
+        # Numbers are as wide as their slots.
+        yield (
+            params_now,
+            {n: {s: np.asarray(v, kinds[n][s]) for s, v in own.items()} for n, own in slots_now.items()},
+        )
 
 
 def native_snapshots(
@@ -133,22 +146,29 @@ def _steps(
     grads: Sequence[Arrays],
     rates: Sequence[Sequence[float | None]],
     dtype: str,
+    given: Mapping[str, Sequence[Arrays]] | None = None,
 ) -> Iterator[Snapshot]:
-    for gradients, lrs in zip(grads, rates, strict=True):
+    """given: what `step` is given beside the gradients, one mapping a step."""
+    for number, (gradients, lrs) in enumerate(zip(grads, rates, strict=True)):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             if lr is not None:
                 group["lr"] = lr
         for name, tensor in tensors.items():
-            tensor.grad = (
-                torch.tensor(np.asarray(gradients[name]), dtype=tensor.dtype) if name in gradients else None
-            )
-        optimizer.step()
+            tensor.grad = None
+            if name in gradients:
+                given = torch.tensor(np.asarray(gradients[name]), dtype=tensor.dtype)
+                tensor.grad = _every_row(given) if isinstance(optimizer, torch.optim.SparseAdam) else given
+        beside = {
+            key: {tensors[n]: _tensor(v, dtype) for n, v in values[number].items()}
+            for key, values in (given or {}).items()
+        }
+        optimizer.step(**beside)
         params = {n: t.detach().numpy().copy() for n, t in tensors.items()}
         slots = {
             n: {
-                s: v.numpy().copy()
+                s: v.numpy().copy() if torch.is_tensor(v) else np.asarray(v)
                 for s, v in optimizer.state[t].items()
-                if s != "step" and torch.is_tensor(v)
+                if s != "step" and (torch.is_tensor(v) or isinstance(v, float))
             }
             for n, t in tensors.items()
         }
@@ -162,6 +182,12 @@ def _parameters(params: Arrays, dtype: str) -> dict[str, torch.nn.Parameter]:
 def _tensor(value: Any, dtype: str) -> torch.Tensor:
     """A tensor of its own memory."""
     return torch.tensor(np.asarray(value), dtype=getattr(torch, dtype))
+
+
+def _every_row(grad: torch.Tensor) -> torch.Tensor:
+    """A sparse gradient that holds every row, those of zeros too."""
+    rows = torch.arange(len(grad))[None]
+    return torch.sparse_coo_tensor(rows, grad, grad.shape, is_coalesced=True, check_invariants=True)
 
 
 def _class(optimizer: str) -> type[torch.optim.Optimizer]:

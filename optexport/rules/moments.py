@@ -39,7 +39,7 @@ def corrected_mean(u: Update, m: Value, g: Value, nesterov: bool) -> Value:
     if not nesterov:
         return u.let("m_hat", m / u.kernel(c1))
     beta1 = u.hyper("beta1")
-    ahead = u.let("c1_next", 1 - beta1 ** (u.step + 2))
+    ahead = u.let("c1_next", 1 - beta1 ** (u.let("t", u.step + 1) + 1))
     return u.let("m_hat", u.kernel(beta1 / ahead) * m + u.kernel((1 - beta1) / c1) * g)
 
 

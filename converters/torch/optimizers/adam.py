@@ -1,4 +1,8 @@
-"""Adam and AdamW (``torch/optim/adam.py``, ``adamw.py``)."""
+"""Adam, AdamW, SparseAdam (``torch/optim/adam.py``, ``adamw.py``, ``_functional.py``).
+
+SparseAdam is Adam with epsilon hat on the rows that its gradient holds; the others stay as they are,
+moments included. It is the rule where every gradient holds every row.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,17 @@ def _adam(decoupled: bool) -> Any:
         }
 
     return options
+
+
+def _sparse(a: Arguments) -> dict[str, OptionValue]:
+    return {
+        "eps": "hat",
+        "bias_correction": "both",
+        "amsgrad": "none",
+        "decay": "none",
+        "post_decay": False,
+        **common(a),
+    }
 
 
 _ADAM_LINKS = {
@@ -72,5 +87,19 @@ ROWS = (
         step_slot="step",
         file_defaults={**CAPTURABLE, "fused": None, "decoupled_weight_decay": True},
         inert=INERT | {"decoupled_weight_decay"},
+    ),
+    Native(
+        "torch",
+        "SparseAdam",
+        "adam",
+        arguments={**_ADAM_ARGUMENTS, "maximize": False},
+        options=_sparse,
+        links={k: v for k, v in _ADAM_LINKS.items() if k != "weight_decay"},
+        slots=_ADAM_SLOTS[:2],
+        variants=({"maximize": False}, {"maximize": True}),
+        aliases=ALIASES,
+        step_slot="step",
+        inert=INERT,
+        note="takes sparse gradients alone, and moves the rows that a gradient holds; the rule moves all",
     ),
 )
