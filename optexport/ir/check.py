@@ -40,7 +40,9 @@ def check(program: Program) -> Program:
     for node in program.nodes:
         if isinstance(node.attr, Input) and node.attr.role == "slot":
             # A constant or a float64 becomes what the slot holds when it is stored.
-            held[node.attr.name] = (FLOAT64, FLOAT32) if not node.type.is_tensor else (node.type,)
+            # A tensor is an array of the parameter's shape.
+            kinds = {FLOAT64: (FLOAT64, FLOAT32), FLOAT32: (FLOAT64, FLOAT32), ARRAY: (ARRAY, TENSOR)}
+            held[node.attr.name] = kinds.get(node.type, (node.type,))
     if "param" not in program.outputs:
         raise RuleError("rule: expected an output 'param', found " + (", ".join(program.outputs) or "none"))
     for name, index in program.outputs.items():

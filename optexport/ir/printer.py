@@ -90,6 +90,40 @@ SYMBOLS: dict[str, str] = {
     "call": "N",
     "cum_grad": "G",
     "g_mean": "ḡ",
+    "direction": "u",
+    "lower_bound": "l",
+    "upper_bound": "h",
+    "ratio": "φ",
+    "trust_coefficient": "c",
+    "layer_rate": "η_L",
+    "beta2_decay": "κ",
+    "fresh": "b̄",
+    "eps1": "ε1",
+    "eps2": "ε2",
+    "clip_threshold": "d_max",
+    "rms": "rms_w",
+    "row_var": "R_row",
+    "col_var": "R_col",
+    "largest_var": "R_largest",
+    "second_var": "R_second",
+    "variance": "V",
+    "step_avg": "e",
+    "cover": "ν",
+    **{f"cover_{i}": f"μ_{i}" for i in range(5)},
+    "ns_a": "a",
+    "ns_b": "b",
+    "ns_c": "c",
+    "rms_scale": "s_rms",
+    "adam_eps": "ε_A",
+    "adam_eps_root": "ε_Aroot",
+    "adam_lr_ratio": "η_A",
+    "adam_weight_decay": "λ_A",
+    "weight": "q",
+    "weight_total": "Q",
+    "weight_lr_power": "r",
+    "max_lr": "η_max",
+    "warmup_steps": "T",
+    "average": "x",
 }
 
 
@@ -153,6 +187,8 @@ def _text(program: Program, i: int, names: dict[int, str], top: bool = False, bi
     if node.op == "const":
         return _number(float(node.attr), binding)  # type: ignore[arg-type]
     op = OPS[node.op]
+    if node.op == "expand":
+        return _text(program, node.args[0], names, binding=binding)
     if node.op == "mul" and node.args[0] == node.args[1]:
         return _text(program, node.args[0], names, binding=9) + "²"
     if op.binding == 9:

@@ -14,6 +14,7 @@ from ..errors import UnknownNameError
 from . import (  # noqa: F401  (each registers its family)
     adabelief,
     adadelta,
+    adafactor,
     adagrad,
     adam,
     adamax,
@@ -22,16 +23,21 @@ from . import (  # noqa: F401  (each registers its family)
     ftml,
     ftrl,
     group_adagrad,
+    lamb,
+    lars,
     lbsgd,
     lion,
+    muon,
     nadam,
     novograd,
     radam,
     rmsprop,
     rprop,
+    schedule_free,
     sgd,
     sgld,
     signum,
+    sm3,
     yogi,
 )
 from .base import Family, OptionValue, Rule, families
@@ -50,6 +56,24 @@ _ADAM: Mapping[str, OptionValue] = {
     "post_decay": False,
     **PLAIN,
 }
+_LARS: Mapping[str, OptionValue] = {"trust": "layer", "norms": "parts", "nesterov": "none", "decay": "l2"}
+_ADAFACTOR: Mapping[str, OptionValue] = {
+    "factoring": "last_axes",
+    "eps1": "added",
+    "rate": "capped",
+    "scale": "rms",
+    "decay": "decoupled",
+    **PLAIN,
+}
+_MUON: Mapping[str, OptionValue] = {
+    "momentum": "mean",
+    "nesterov": "lookahead",
+    "norm": "clamped",
+    "scale": "rows",
+    "decay": "decoupled",
+    **PLAIN,
+}
+_FREE: Mapping[str, OptionValue] = {"weights": "lr", "warmup": "none", "decay": "base", **PLAIN}
 _RMS: Mapping[str, OptionValue] = {
     "eps": "outside",
     "centered": False,
@@ -120,6 +144,18 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("adabelief", "adabelief", {"decay": "decoupled", **PLAIN}, {}),
         Entry("novograd", "novograd", {"decay": "normalized", **PLAIN}, {}),
         Entry("lion", "lion", {"decay": "decoupled", **PLAIN}, {}),
+        Entry(
+            "lamb",
+            "lamb",
+            {"bias_correction": "both", "bounds": "none", "decay": "in_update", **PLAIN},
+            {"eps": 1e-6},
+        ),
+        Entry("lars", "lars", {"momentum": "folded", **_LARS, **PLAIN}, {"lr": 0.1}),
+        Entry("adafactor", "adafactor", _ADAFACTOR, {"lr": 1e-2}),
+        Entry("sm3", "sm3", {"decay": "none", **PLAIN}, {"lr": 1e-2}),
+        Entry("muon", "muon", _MUON, {"weight_decay": 0.1}),
+        Entry("schedule_free_sgd", "schedule_free", {"base": "sgd", **_FREE}, {"lr": 1.0}),
+        Entry("schedule_free_adamw", "schedule_free", {"base": "adam", **_FREE}, {"lr": 2.5e-3}),
         Entry("rmsprop", "rmsprop", _RMS, {"lr": 1e-2}),
         Entry("rmsprop_momentum", "rmsprop", {**_RMS, "momentum": "unfolded"}, {"lr": 1e-2, "momentum": 0.9}),
         Entry("rmsprop_centered", "rmsprop", {**_RMS, "centered": True}, {"lr": 1e-2}),
@@ -135,7 +171,7 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("ftml", "ftml", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
         Entry("signsgd", "signum", {"momentum": "none", "decay": "decoupled", "wd_lh": False, **PLAIN}, {}),
         Entry("signum", "signum", {"momentum": "average", "decay": "l2", "wd_lh": False, **PLAIN}, {}),
-        Entry("rprop", "rprop", {"step": "at_once", **PLAIN}, {"lr": 1e-2}),
+        Entry("rprop", "rprop", {"step": "at_once", "decay": "none", **PLAIN}, {"lr": 1e-2}),
         Entry("asgd", "asgd", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
         Entry("dcasgd", "dcasgd", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
         Entry("sgld", "sgld", {"decay": "l2", **PLAIN}, {"lr": 1e-2}),
