@@ -185,7 +185,8 @@ def _fitted(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> list[Group]:
         return [group]
     parts: dict[Rule, list[str]] = {}
     for name in group.params or ():
-        rule = fam.rule(**fam.fit(group.rule.options, shapes[name]))
+        options = fam.fit(group.rule.options, shapes[name])
+        rule = group.rule if options == group.rule.options else fam.rule(**options)
         parts.setdefault(rule, []).append(name)
     return [replace(group, rule=rule, params=tuple(names)) for rule, names in parts.items()]
 

@@ -64,7 +64,7 @@ SYMBOLS: dict[str, str] = {
     "l1": "λ1",
     "l2": "λ2",
     "beta": "β",
-    "power": "q",
+    "power": "p",
     "shrinkage": "λs",
     "linear": "z",
     "accumulator": "n",

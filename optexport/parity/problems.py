@@ -37,11 +37,12 @@ def problem(
     seed: int = 0,
     drop: float = 0.1,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    spike: float = 8.0,
 ) -> Problem:
     """The standard problem: every value is representable in float32, whatever ``dtype``.
 
     drop: factor of the learning rate from the middle of the run on. shapes: of the parameters, a
-        matrix and a vector where None is given.
+        matrix and a vector where None is given. spike: scale of one step's gradients.
     """
     shapes = SHAPES if shapes is None else shapes
     rng = np.random.default_rng(seed)
@@ -52,7 +53,7 @@ def problem(
     params = {name: draw(shape) for name, shape in shapes.items()}
     grads = []
     for t in range(steps):
-        scale = {3: 0.0, 7: 8.0, 11: 1e-6}.get(t, 1.0)
+        scale = {3: 0.0, 7: spike, 11: 1e-6}.get(t, 1.0)
         step = {name: draw(shape, scale) for name, shape in shapes.items()}
         for gradient in step.values():
             if gradient.ndim > 1:

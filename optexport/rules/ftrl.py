@@ -7,7 +7,7 @@ McMahan et al. 2013, "Ad Click Prediction: a View from the Trenches", KDD, algor
     w' = 0                                       where |z'| ≤ λ1
     w' = (sign(z')λ1 − z') / ((β + √n')/η + λ2)  elsewhere
 
-Shrinkage adds 2λs·w to the gradient that z takes, and not to the one that n takes. Any power −p of n
+Shrinkage adds 2λs·w to the gradient that z takes, and not to the one that n takes. Any power p of n
 may stand in the place of √n = n^½.
 """
 
@@ -25,7 +25,7 @@ INF = float("inf")
 @family(
     "ftrl",
     options=(
-        Option("power", {"root": "√n", "free": "n^(−`power`)"}, default="root"),
+        Option("power", {"root": "√n", "free": "n^`power`"}, default="root"),
         Option("shrinkage", {False: "z takes ĝ", True: "z takes ĝ + 2·`shrinkage`·w"}, default=False),
         Option("decay", {"none": "no weight decay", "decoupled": "w·(1−ηλ) before the update"}),
     ),
@@ -34,7 +34,7 @@ INF = float("inf")
         Hyper("l1", 0.01, 0.0, INF, "λ1: where |z| does not exceed it the parameter is 0", 0.0),
         Hyper("l2", 0.0, -INF, INF, "λ2: added to the denominator", 0.0),
         Hyper("beta", 1.0, 0.0, INF, "β: what every learning rate falls from", 0.0),
-        Hyper("power", -0.5, -INF, 0.0, "exponent −p of the accumulator", -0.5),
+        Hyper("power", 0.5, 0.0, INF, "exponent p of the accumulator", 0.5),
         Hyper("shrinkage", 0.0, 0.0, INF, "λs: L2 decay that only z sees", 0.0),
         WEIGHT_DECAY,
         Hyper("initial_accumulator_value", 0.0, 0.0, INF, "what the accumulator starts at"),
@@ -51,7 +51,7 @@ def ftrl(
     """The parameter that minimizes all past linear losses and both penalties."""
 
     def root(x: Value) -> Value:
-        return sqrt(x) if power == "root" else x ** -u.kernel(u.hyper("power"))
+        return sqrt(x) if power == "root" else x ** u.kernel(u.hyper("power"))
 
     lr, l1, l2, beta = (u.kernel(u.hyper(h)) for h in ("lr", "l1", "l2", "beta"))
     g, w = gradient(u, "none"), decay_first(u, decay)

@@ -16,7 +16,7 @@ class Row:
     """optimizer and its arguments; dtypes the framework can run it in; why the others are missing;
     amplification: condition number of the rule, with its reason; floor: an error of the framework's
     own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone;
-    shapes: of the parameters, the standard problem's where None; drop: see `problem`."""
+    shapes: of the parameters, the standard problem's where None; drop, spike: see `problem`."""
 
     optimizer: str
     arguments: dict[str, Any]
@@ -29,6 +29,7 @@ class Row:
     floor32: float = 0.0
     shapes: Mapping[str, tuple[int, ...]] | None = None
     drop: float = 0.1
+    spike: float = 8.0
 
     @property
     def id(self) -> str:
@@ -39,13 +40,13 @@ class Row:
         return float(self.arguments.get("lr", self.arguments.get("learning_rate")))
 
     def problem(self, dtype: str) -> Problem:
-        return problem(dtype, self.steps, drop=self.drop, shapes=self.shapes)
+        return problem(dtype, self.steps, drop=self.drop, shapes=self.shapes, spike=self.spike)
 
     def floor_in(self, dtype: str) -> float:
         return self.floor + (self.floor32 if dtype == "float32" else 0.0)
 
 
-_ROW = ("dtypes", "reason", "amplification", "floor", "steps", "floor32", "shapes", "drop")
+_ROW = ("dtypes", "reason", "amplification", "floor", "steps", "floor32", "shapes", "drop", "spike")
 
 
 def torch(name: str, desc: str, **arguments: Any) -> Row:

@@ -17,6 +17,10 @@ def _ftrl(a: Arguments) -> dict[str, OptionValue]:
     }
 
 
+def _minus(x: float) -> float:
+    return -x
+
+
 def _twice(x: float) -> float:
     return 2 * x
 
@@ -39,7 +43,7 @@ ROWS = (
         },
         _ftrl,
         links={
-            "power": Link("learning_rate_power"),
+            "power": Link("learning_rate_power", _minus, _minus),
             "initial_accumulator_value": Link("initial_accumulator_value"),
             "l1": Link("l1_regularization_strength"),
             "l2": Link("l2_regularization_strength", _twice, _half),

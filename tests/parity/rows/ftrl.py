@@ -3,7 +3,7 @@
 from tests.parity.record import F32, STATE32, keras, mxnet
 
 ROWS = [
-    mxnet("ftrl", "plain", F32, STATE32, learning_rate=0.1),
+    mxnet("ftrl", "plain", F32, STATE32, learning_rate=0.1, wd=0.05),
     mxnet(
         "ftrl",
         "both penalties, clip, rescale",
