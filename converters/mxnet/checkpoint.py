@@ -200,10 +200,6 @@ def _read_optimizer(optimizer: Record, out: NativeState, arrays: _Arrays) -> dic
             held = value.state if isinstance(value.state, dict) else {}
             state = {k: v for k, v in held.items() if _is_plain(v)}
             out.extras["lr_scheduler"] = {"class": value.name, "state": state}
-            out.warnings.append(
-                f"the learning rate follows the scheduler {value.name}, which only MXNet files keep: "
-                f"lr = {brief(optimizer.state.get('lr'))} is only what it started from"
-            )
         else:
             try:
                 kept = arrays.in_attribute(value, f"optimizer attribute {brief(key)}")

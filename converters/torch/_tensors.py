@@ -215,6 +215,13 @@ def _defaultdict(factory: Any = None, *args: Any) -> Ordered:
     return Ordered()
 
 
+def _counter(*args: Any) -> Ordered:
+    """What MultiStepLR keeps its milestones in: milestone -> how often."""
+    if len(args) > 1 or not all(isinstance(a, dict) for a in args):
+        raise ValueError("a Counter is expected to be made of one dict")
+    return Ordered(args[0] if args else {})
+
+
 _REBUILD: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
@@ -247,6 +254,7 @@ CONSTRUCTORS: Mapping[tuple[str, str], Callable[..., Any] | Constant] = {
         )
     },
     ("collections", "defaultdict"): _defaultdict,
+    ("collections", "Counter"): _counter,
     **{
         (module, name): Constant(GlobalRef(module, name))
         for module in ("builtins", "__builtin__")

@@ -35,14 +35,21 @@ _PLAIN_STEP = ("SparseAdam",)
 def write_zip(file: BinaryIO, state: NativeState, *, combined: bool) -> None:
     """Write ``state`` as ``Optimizer.state_dict()``; combined: as {"model": …, "optimizer": …}.
 
+    The state of a scheduler (extras ``lr_scheduler``) makes it {"optimizer": …, "lr_scheduler": …}: an
+    optimizer's own dict has no place for it.
+
     Raises CheckpointError if a slot's parameter is in no group or in two, or a value has no
     counterpart in PyTorch.
     """
     pack = _Pack()
     value: Any = _state_dict(state, pack)
+    scheduler = state.extras.get("lr_scheduler")
+    if scheduler is not None and not combined:
+        value = {"optimizer": value, "lr_scheduler": scheduler}
     if combined:
         weights = {name: pack.tensor(array, f"weight {name}") for name, array in state.weights.items()}
         value = {"model": Reduce(Global("collections", "OrderedDict"), items=weights), "optimizer": value}
+        value |= {} if scheduler is None else {"lr_scheduler": scheduler}
     members: list[tuple[str, bytes | np.ndarray]] = [("data.pkl", dumps(value, 2))]
     members += [(".format_version", b"1"), (".storage_alignment", b"64"), ("byteorder", b"little")]
     members += [(f"data/{key}", array) for key, array in enumerate(pack.storages)]

@@ -197,14 +197,13 @@ def lower_schedule(schedule: Schedule, to: str) -> NativeCall:
                 f"unknown framework {to!r}; expected one of {', '.join(sorted(native_schedules()))}"
             )
         rows = list(table.values())
-    own = [r for r in rows if r.qualified == schedule.native]
-    if own:
-        arguments = {k: v for k, v in schedule.arguments.items() if k in own[0].arguments}
-        return NativeCall(
-            own[0].qualified,
-            arguments,
-            int(schedule.arguments.get("steps_per_epoch", 1)) if own[0].per_epoch else 1,
-        )
+    own = next((r for r in rows if r.qualified == schedule.native), None)
+    if own is not None:
+        arguments = {k: v for k, v in schedule.arguments.items() if k in own.arguments}
+        every = int(schedule.options["every"]) if own.per_epoch else 1  # type: ignore[arg-type]
+        # Its own arguments, unless it was put on another count since.
+        if own.schedule(arguments, every=every) == schedule:
+            return NativeCall(own.qualified, arguments, every)
     reasons, conditional = [], None
     for row in rows:
         if row.lower is None:

@@ -11,6 +11,7 @@ import numpy as np
 from ..dialects import Native, converter, find
 from ..errors import CheckpointError, UnknownNameError
 from ..rules import Rule, families
+from ..schedules.native_state import read_schedules, write_schedules
 from ..specs import Group, Spec
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
@@ -87,8 +88,15 @@ def lift(
     native = arranged(native, entry, arguments or {}, where)
     warnings = list(native.warnings)
     groups: list[Group] = []
-    for g in native.groups:
-        for made in _groups(entry, g, arguments or {}, where, warnings):
+    counted = [n for n in native.steps.values() if n is not None]
+    followed = read_schedules(native, max(counted) if counted else step)
+    warnings += followed.warnings
+    step = followed.clock if step is None and not counted else step
+    for i, g in enumerate(native.groups):
+        for made in _groups(entry, g, arguments or {}, where, warnings, followed.numbers(i, followed.clock)):
+            made = replace(
+                made, schedules={k: s for k, s in followed.groups[i].items() if k in made.hyperparameters}
+            )
             groups.extend(_fitted(entry, made, native.slots))
     slots: dict[str, dict[str, np.ndarray]] = {}
     steps: dict[str, int] = {}
@@ -102,7 +110,7 @@ def lift(
                 if roles[p][1] != "step"
             }
             _check_shapes(slots[key], group.rule, f"{where}: parameter {key!r}")
-            steps[key] = _step(native, entry, key, bool(have), step, where)
+            steps[key] = _step(native, entry, key, bool(have), not group.rule.slots, step, where)
     if native.groups and not entry.step_slot and any(slots.values()) and step is None and _stepless(native):
         warnings.append(f"{entry.qualified} keeps no step count; parameters with state count as updated once")
     return TrainingState(
@@ -158,6 +166,13 @@ def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> Train
                 )
             slots[key] = {fitting[0][p]: a for p, a in have.items() if fitting[0][p] != "step"}
             steps[key] = native.steps.get(key) or 0
+    followed = read_schedules(native, max(steps.values(), default=0))
+    # MXNet's one group may be several of the emitted optimizer's.
+    per_group = followed.groups if len(followed.groups) == len(groups) else followed.groups[:1] * len(groups)
+    groups = [
+        replace(g, schedules={h: s for h, s in f.items() if h in g.hyperparameters})
+        for g, f in zip(groups, per_group, strict=True)
+    ]
     return TrainingState(
         Spec(tuple(groups)),
         {},
@@ -165,7 +180,7 @@ def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> Train
         steps,
         provenance=(f"read from {native.format} of an emitted optimizer",),
         # Which class wrote it does not matter: the rule is in the file.
-        warnings=tuple(w for w in native.warnings if "which optimizer" not in w),
+        warnings=(*(w for w in native.warnings if "which optimizer" not in w), *followed.warnings),
     )
 
 
@@ -174,10 +189,22 @@ def _stepless(native: NativeState) -> bool:
 
 
 def _groups(
-    entry: Native, g: NativeGroup, given: Mapping[str, Any], where: str, warnings: list[str]
+    entry: Native,
+    g: NativeGroup,
+    given: Mapping[str, Any],
+    where: str,
+    warnings: list[str],
+    now: Mapping[str, float],
 ) -> list[Group]:
+    """now: numbers of the scheduled hyperparameters, which the file may not hold (MXNet's ``lr`` is None)."""
     known = set(entry.arguments) | entry.inert | set(entry.aliases)
     held = {k: v for k, v in g.arguments.items() if k in known}
+    for hyper, value in now.items():
+        if hyper in entry.links:
+            name = entry.links[hyper].path[0]
+            held[name] = held.get(entry.aliases.get(name, name), entry.arguments[name])
+            entry.links[hyper].write(held, value)
+            held.pop("lr", None) if name == "learning_rate" else None
     foreign = {k: v for k, v in g.arguments.items() if k not in known}
     if foreign:
         warnings.append(
@@ -232,12 +259,21 @@ def _check_shapes(slots: Mapping[str, np.ndarray], rule: Rule, where: str) -> No
         raise CheckpointError(f"{where}: expected slots of one shape, found {found}; the file is damaged")
 
 
-def _step(native: NativeState, entry: Native, key: str, updated: bool, given: int | None, where: str) -> int:
+def _step(
+    native: NativeState,
+    entry: Native,
+    key: str,
+    updated: bool,
+    stateless: bool,
+    given: int | None,
+    where: str,
+) -> int:
+    """updated: whether the file has state of it. stateless: whether the rule keeps none."""
     held = native.steps.get(key)
     if held is not None:
         return held
     if given is not None:
-        return given if updated or not entry.slots else 0
+        return given if updated or stateless else 0
     if not updated:
         return 0
     if entry.step_slot or _needs_step(entry):
@@ -273,14 +309,19 @@ def native_state(state: TrainingState, where: str) -> NativeState:
     )
     join = getattr(converter(entry.framework, "dialect"), "join", None)
     order = state.ordered_names
+    # Files hold the numbers of now; what they follow stands beside them.
+    now = Spec(tuple(g.at(state.clock) for g in state.spec.groups))
     if join is not None:
-        out.groups = [NativeGroup(join(state.spec, order, state.steps), order)]
+        out.groups = [NativeGroup(join(now, order, state.steps), order)]
     else:
-        for g in state.spec.groups:
+        for g, before in zip(now.groups, state.spec.groups, strict=True):
             arguments = {**entry.file_defaults, **g.arguments}
+            for h in before.schedules:
+                entry.links[h].write(arguments, g.values()[h])
             if g.lr_mult != 1:
                 entry.links["lr"].write(arguments, g.values()["lr"])
             out.groups.append(NativeGroup(arguments, list(g.params or ())))
+    write_schedules(out, state.spec.groups, state.clock)
     for name in state.names:
         have = dict(state.slots.get(name, {}))
         if have:

@@ -55,21 +55,24 @@ def translate(
         UnknownNameError: no such target.
     """
     if lr is not None:
-        groups = [replace(g, hyperparameters={**g.hyperparameters, "lr": float(state.spec.lr_of(i, lr) or 0.0)})
+        groups = [replace(g, hyperparameters={**g.hyperparameters, "lr": float(state.spec.lr_of(i, lr) or 0.0)},
+                          schedules={k: s for k, s in g.schedules.items() if k != "lr"})
                   for i, g in enumerate(state.spec.groups)]  # fmt: skip
         state = replace(state, spec=Spec(tuple(groups)))
     if ":" in to and not find(to).masters:
         state = state.without_masters()
     made, total = [], None
     slots, steps = dict(state.slots), dict(state.steps)
-    for group in state.spec.groups:
+    for scheduled in state.spec.groups:
+        group = scheduled.at(state.clock)
         path = _route(group, to, _least_step(state, group))
-        if path is None:
-            total = Verdict("none", notes=(_why_none(group, to),))
+        why = _why_none(group, to) if path is None else _why_unscheduled(scheduled, group, path)
+        if path is None or why:
+            total = Verdict("none", notes=(why,))
             break
         verdict = _apply(state, group, path, slots, steps)
         total = verdict if total is None else total.beside(verdict)
-        made.append(_new_group(group, path, to))
+        made.append(replace(_new_group(group, path, to), schedules=scheduled.schedules))
     total = total or Verdict()
     source = state.dialect or "this state"
     accept(total, allow, f"{source} to {to}")
@@ -116,6 +119,24 @@ def _target(group: Group, to: str) -> tuple[str, list[Goal]]:
         # The same optimizer: its own arguments, untouched.
         return target.family, [Goal(group.rule.options, lambda _: dict(group.arguments))]
     return target.family, list(native_goals(target))
+
+
+def _why_unscheduled(scheduled: Group, now: Group, path: Path) -> str:
+    """Why a group's schedules cannot go along ``path``; empty where they can."""
+    for name, value in now.values().items():
+        if name in scheduled.schedules and path.end.values.get(name) != value:
+            return (
+                f"{name!r} follows the schedule {scheduled.schedules[name].told()}, and the target's is another "
+                "number made from it; give the learning rate as a number (lr=) and the new schedule afterwards"
+            )
+    for m, _ in path.steps:
+        read = m.reads_for_hypers & set(scheduled.schedules)
+        if read:
+            return (
+                f"{m.name}: computes a hyperparameter from {min(read)!r}, which follows a schedule; give it as a "
+                "number (lr=)"
+            )
+    return ""
 
 
 def _why_none(group: Group, to: str) -> str:

@@ -96,6 +96,12 @@ class Move:
         p = self.program
         return Program(p.nodes, {o: i for o, i in p.outputs.items() if o.startswith(prefixes)})
 
+    @property
+    def reads_for_hypers(self) -> set[str]:
+        """Hyperparameters that the new rule's hyperparameters are made from."""
+        part = self._part("hyper:")
+        return {i.name for i in sweep(part).inputs("hyper")} if part.outputs else set()
+
     def values(self, at: Situation) -> dict[str, float]:
         """The new rule's hyperparameters."""
         new = dict(at.values)
@@ -192,6 +198,6 @@ def move(
 
 def moves(family: str) -> list[Move]:
     """The moves of a family, those of every family included."""
-    from . import adagrad, adam, common, rmsprop, sgd  # noqa: F401  (each registers its moves)
+    from . import adadelta, adagrad, adam, common, ftrl, rmsprop, rprop, sgd, signum  # noqa: F401  (each registers its moves)
 
     return [m for m in _MOVES if m.family in ("*", family)]

@@ -218,8 +218,6 @@ def test_what_is_not_plain(saved: Any, tmp_path: Path) -> None:
     kept = read.extras["attributes"]["cumgrads"][0]
     assert kept["num_cums"] == 3 and kept["cum_grad"].tolist() == [0.5]
     assert read.warnings == [
-        "the learning rate follows the scheduler FactorScheduler, which only MXNet files keep: "
-        "lr = 0.5 is only what it started from",
         "the optimizer's attribute cumgrads holds arrays; only MXNet files keep it",
         "the optimizer's attribute odd is no plain value and is not kept",
     ]
