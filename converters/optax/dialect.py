@@ -7,7 +7,24 @@ share, and what is refused. An optimizer has one set of arguments for all parame
 
 from __future__ import annotations
 
-from .optimizers import adadelta, adagrad, adam, rmsprop, rprop, sgd, signum
+from .optimizers import (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adaptive,
+    factored,
+    layerwise,
+    lion,
+    muon,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    schedule_free,
+    sgd,
+    signum,
+)
 from .optimizers.common import OptaxNative
 
 __all__ = ["OPTIMIZERS"]
@@ -15,9 +32,18 @@ __all__ = ["OPTIMIZERS"]
 OPTIMIZERS: tuple[OptaxNative, ...] = (
     *sgd.ROWS,
     *adam.ROWS,
+    *adamax.ROWS,
+    *nadam.ROWS,
+    *radam.ROWS,
+    *adaptive.ROWS,
+    *lion.ROWS,
     *rmsprop.ROWS,
     *adagrad.ROWS,
     *adadelta.ROWS,
     *signum.ROWS,
     *rprop.ROWS,
+    *layerwise.ROWS,
+    *factored.ROWS,
+    *muon.ROWS,
+    *schedule_free.ROWS,
 )

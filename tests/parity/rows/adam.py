@@ -24,6 +24,8 @@ ROWS = [
     torch("AdamW", "decay and changed betas", lr=0.01, weight_decay=0.1, betas=(0.8, 0.95)),
     torch("AdamW", "huge lr", lr=10.0, weight_decay=0.01, eps=1e-2),
     torch("AdamW", "amsgrad", lr=0.01, weight_decay=0.1, amsgrad=True),
+    torch("SparseAdam", "every row, large eps", lr=0.01, eps=1e-2),
+    torch("SparseAdam", "ascent and changed betas", lr=0.1, betas=(0.5, 0.9), eps=1e-3, maximize=True),
     mxnet("adam", "defaults", learning_rate=0.001, floor=0.001 * ADAM_TEXT),
     mxnet(
         "adam",
