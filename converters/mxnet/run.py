@@ -14,6 +14,7 @@ import numpy as np
 from optexport import source
 from optexport.dialects import Native, find
 from optexport.errors import HyperparameterError
+from optexport.rules.base import Slot
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
@@ -39,6 +40,7 @@ def snapshots(
     slots: Mapping[str, Arrays] | None = None,
     steps: Mapping[str, int] | int | None = None,
     multi_precision: bool = False,
+    noise: Sequence[Arrays] | None = None,
 ) -> Iterator[Snapshot]:
     """Run the emitted optimizer; after each step the parameters, and the slots by the rule's names.
 
@@ -47,6 +49,7 @@ def snapshots(
     dtype: of parameters, gradients and slots.
     slots, steps: where to start from; slots that are absent start at their initial values.
     multi_precision: keep a float32 master beside float16 parameters: the slot ``master``.
+    noise: one mapping a step, for rules that take it; MXNet's generator where None.
 
     Raises:
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
@@ -64,10 +67,11 @@ def snapshots(
     kind = getattr(made, source.class_name(spec, None))
     optimizer = kind(param_idx2name=dict(enumerate(params)), multi_precision=multi_precision)
     run = _Run(optimizer, params, dtype, lambda n: [s.name for s in spec.group(n).rule.slots])
+    run.own = {n: {s.name: s for s in spec.group(n).rule.slots} for n in params}
     if slots is not None or steps is not None:
         counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
         run.start(TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots or {}, counts))
-    return run.steps(grads, lrs)
+    return run.steps(grads, lrs, noise if source.given(g.rule for g in spec.groups) else None)
 
 
 def native_snapshots(
@@ -145,13 +149,15 @@ class _Run:
         self.shapes = {n: np.shape(v) for n, v in params.items()}
         self.weights = {n: _array(v, dtype) for n, v in params.items()}
         self.dtype, self.slots = dtype, slots
+        self.own: Mapping[str, Mapping[str, Slot]] = {}  # an emitted optimizer's, for slots of other shapes
 
     def start(self, state: TrainingState) -> None:
         """Go on from a training state."""
         optimizer = self.updater.optimizer
         for index, name in enumerate(self.weights):
             full = state.full_slots(name)
-            arrays = tuple(_array(full[s], self.dtype) for s in self.slots(name))
+            kinds = {s: slot.dtype_for(self.dtype).name for s, slot in self.own[name].items()}
+            arrays = tuple(_array(full[s], kinds[s]) for s in self.slots(name))
             self.updater.states[index] = arrays or None
             self.updater.states_synced[index] = True
             optimizer._index_update_count[index] = state.steps.get(name, 0)
@@ -172,6 +178,8 @@ class _Run:
                 optimizer.set_learning_rate(own if lr is None else lr)
             for index, (name, weight) in enumerate(self.weights.items()):
                 if name in gradients:
+                    if drawn is not None:  # what an emitted optimizer reads
+                        optimizer.noise = {index: _array(drawn[name], self.dtype)}
                     with _drawing(None if drawn is None else drawn[name]):
                         self.updater(index, _array(gradients[name], self.dtype), weight)
             yield (
@@ -184,13 +192,19 @@ class _Run:
         optimizer, state = self.updater.optimizer, self.updater.states.get(index)
         master = self.dtype == "float16" and optimizer.multi_precision
         paths = slot_paths(type(optimizer).__name__, self.slots(name), master)
-        found = {slot: _at(state, path) for slot, path in paths.items()}
+        once = {s: np.asarray(getattr(optimizer, p[1:])) for s, p in paths.items() if p.startswith(".")}
+        found = {slot: _at(state, path) for slot, path in paths.items() if slot not in once}
         # LBSGD keeps what it gathers on the optimizer: an array, or the number 0 after an update.
         for slot, value in getattr(optimizer, "cumgrads", {}).get(index, {}).items():
             if slot in self.slots(name):
                 weight = self.weights[name]
                 found[slot] = mx.nd.zeros_like(weight) if isinstance(value, int) else value
-        return {slot: _numpy(a, self.shapes[name]) for slot, a in found.items() if a is not None}
+        shapes = {s: slot.shape_for(self.shapes[name]) for s, slot in self.own.get(name, {}).items()}
+        return {
+            slot: a.asnumpy().reshape(shapes[slot]) if slot in shapes else _numpy(a, self.shapes[name])
+            for slot, a in found.items()
+            if a is not None
+        } | once
 
 
 def _at(state: Any, path: str) -> Any:

@@ -93,22 +93,26 @@ _ONE_BY_ONE = """\
                 param.copy_(new)
 """
 _TOGETHER = """\
-                updates.append(({call}, param, state))
+                made = {call}
+                updates.append((made, param, state))
         for (new, slots), (_, param, state) in zip(together([u for u, _, _ in updates]), updates):
             state.update(slots, step=int(state["step"]) + 1)
             param.copy_(new)
 """
-# What `step` takes beside the closure: its documentation, what an update is given, and what is checked.
-_GIVEN: Mapping[str, tuple[str, str, str]] = {
+# What `step` takes beside the closure: its documentation, what an update is given, what is checked, and a
+# line before the update.
+_GIVEN: Mapping[str, tuple[str, str, str, str]] = {
     "noise": (
         "noise: parameter -> independent standard normal numbers of its shape; drawn here when None.",
-        "torch.randn_like(param) if noise is None else noise[param]",
+        "drawn",
         "",
+        "                drawn = torch.randn_like(param) if noise is None else noise[param]\n",
     ),
     "hessian": (
         "hessian: parameter -> the diagonal of the Hessian, or its product with a vector; required.",
         "hessian[param]",
         '        if hessian is None:\n            raise ValueError("{name}: expected hessian={{parameter: tensor}}")\n',
+        "",
     ),
 }
 
@@ -233,7 +237,7 @@ def _step(name: str, spec: Spec, rules: Mapping[str, Rule], names: Mapping[str, 
         more="\n".join(("", "", *docs, "        ")) if docs else "",
         check="".join(_GIVEN[g][2].format(name=name) for g in given),
         collect="        updates = []\n" if sums else "",
-        run=(_TOGETHER if sums else _ONE_BY_ONE).format(call=update),
+        run="".join(_GIVEN[g][3] for g in given) + (_TOGETHER if sums else _ONE_BY_ONE).format(call=update),
     )
 
 

@@ -146,9 +146,9 @@ def _steps(
     grads: Sequence[Arrays],
     rates: Sequence[Sequence[float | None]],
     dtype: str,
-    given: Mapping[str, Sequence[Arrays]] | None = None,
+    extras: Mapping[str, Sequence[Arrays]] | None = None,
 ) -> Iterator[Snapshot]:
-    """given: what `step` is given beside the gradients, one mapping a step."""
+    """extras: what `step` is given beside the gradients, one mapping a step."""
     for number, (gradients, lrs) in enumerate(zip(grads, rates, strict=True)):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             if lr is not None:
@@ -160,7 +160,7 @@ def _steps(
                 tensor.grad = _every_row(given) if isinstance(optimizer, torch.optim.SparseAdam) else given
         beside = {
             key: {tensors[n]: _tensor(v, dtype) for n, v in values[number].items()}
-            for key, values in (given or {}).items()
+            for key, values in (extras or {}).items()
         }
         optimizer.step(**beside)
         params = {n: t.detach().numpy().copy() for n, t in tensors.items()}

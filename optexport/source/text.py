@@ -54,9 +54,10 @@ def docstring(title: str, rules: Mapping[str, Rule], *paragraphs: str) -> str:
             lines += [f"{name}:", ""]
         choices = families()[rule.family].options if rule.family in families() else {}
         meaning = [
-            f"{o} = {str(v).lower()}: {choices[o].choices[v]}"
+            f"{o} = {str(v).lower()}: {choices[o].choices.get(v, getattr(choices[o], 'doc', ''))}"
             for o, v in rule.options.items()
-            if o in choices
+            # What is added to a rule is told where it is there.
+            if o in choices and (choices[o].default is None or v != choices[o].default)
         ]
         for line in (*equations(rule.program), "", *meaning, f"rule digest {rule.digest}"):
             lines += textwrap.wrap(line, WIDTH, initial_indent="    ", subsequent_indent=" " * 8) or [""]

@@ -128,7 +128,7 @@ def _stored(slot: Slot, value: str, operators: Operators) -> str:
     dtype = "float32" if slot.dtype == "float32" else "float64"
     if operators.scalar_slot:
         return operators.scalar_slot.format(value, dtype=dtype)
-    return f"f32({value})" if dtype == "float32" else value
+    return f"f32({value})" if dtype == "float32" else f"float({value})"
 
 
 class _Writer:
@@ -176,11 +176,14 @@ class _Writer:
         body = "\n".join((*self.lines, *returns))
         prologue = [t for word, t in self.operators.prologue.items() if re.search(rf"\b{word}\(", body)]
         arguments = ", ".join(("param", "grad", "step", "hyper", "slots", *self.given))
-        sums = " Yields a number, is sent its sum over all parameters." if self.sums else ""
+        doc = ['    """The new parameter and the new slots; ``step`` counts completed updates."""']
+        if self.sums:
+            yields = "    Yields numbers, and is sent the sum of each over all parameters of the step."
+            doc = [doc[0][:-3], "", yields, '    """']
         return "\n".join(
             (
                 f"def update_{name}({arguments}):",
-                f'    """The new parameter and the new slots; ``step`` counts completed updates.{sums}"""',
+                *doc,
                 *prologue,
                 body,
                 "",

@@ -55,10 +55,17 @@ def cases() -> dict[str, Spec]:
 CASES = cases()
 
 
-def data(steps: int = STEPS) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]], list[float | None]]:
+# Families whose parameters are matrices.
+MATRICES = frozenset({"group_adagrad"})
+
+
+def data(
+    steps: int = STEPS, spec: Spec | None = None
+) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]], list[float | None]]:
     """Parameters, gradients with zeros, spikes and gaps, and learning rates that change."""
     rng = np.random.default_rng(7)
-    params = {"w": rng.standard_normal((4, 3)), "b": rng.standard_normal(5)}
+    matrices = spec is not None and any(g.rule.family in MATRICES for g in spec.groups)
+    params = {"w": rng.standard_normal((4, 3)), "b": rng.standard_normal((5, 1) if matrices else 5)}
     grads = []
     for t in range(steps):
         scale = {7: 8.0, 9: 1e-6}.get(t, 1.0)
@@ -82,10 +89,27 @@ def referee(
 ) -> list[Any]:
     """The training state after each step."""
     state, out = ox.init(spec, params, dtype=dtype), []
-    for g, lr in zip(grads, lrs, strict=True):
-        state = ox.step(state, g, lr=lr)
+    for step, (g, lr) in enumerate(zip(grads, lrs, strict=True)):
+        state = ox.step(state, g, lr=lr, noise=noise(params, step), hessian=noise(params, step))
         out.append(state)
     return out
+
+
+def noise(params: Mapping[str, Any], step: int) -> dict[str, np.ndarray]:
+    """Normal numbers of the parameters' shapes, others at each step."""
+    rng = np.random.default_rng(100 + step)
+    return {n: rng.standard_normal(np.shape(v)).astype(np.float32) for n, v in params.items()}
+
+
+def given(spec: Spec, params: Mapping[str, Any], steps: int = STEPS) -> dict[str, Any]:
+    """What a run of ``spec`` is given beside gradients: the same numbers as `referee`."""
+    roles = {i.role for g in spec.groups for i in g.rule.program.inputs()}
+    return {k: [noise(params, t) for t in range(steps)] for k in ("noise", "hessian") if k in roles}
+
+
+def sums(spec: Spec) -> bool:
+    """Whether a rule sums over all parameters of a step."""
+    return any(n.op == "group_sum" for g in spec.groups for n in g.rule.program.nodes)
 
 
 def worst(expected: Iterable[Any], found: Iterable[Any]) -> float:

@@ -21,6 +21,7 @@ from ..emitted import (
     build,
     data,
     every_operator,
+    given,
     grouped,
     mutants,
     referee,
@@ -43,9 +44,11 @@ def make(spec: Spec, tensors: Any) -> Any:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_referee(case: str, dtype: str) -> None:
-    params, grads, lrs = data()
-    expected = referee(CASES[case], params, grads, lrs, dtype)
-    assert worst(expected, run.snapshots(CASES[case], params, grads, lrs, dtype)) <= tolerance(dtype)
+    spec = CASES[case]
+    params, grads, lrs = data(spec=spec)
+    expected = referee(spec, params, grads, lrs, dtype)
+    found = run.snapshots(spec, params, grads, lrs, dtype, **given(spec, params))
+    assert worst(expected, found) <= tolerance(dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
