@@ -161,7 +161,8 @@ _UPDATE = '''\
         step = self._index_update_count[index] - 1
         if grad.stype != "default":
             grad = grad.tostype("default")
-{rescale}        new, slots = {update}(weight, grad, step, self._values(index), dict(zip({slots}, state)){noise})
+{rescale}        slots = dict(zip({slots}, state))
+        new, slots = {update}(weight, grad, step, self._values(index), slots{noise})
         for old, value in zip(state, slots.values()):
             old[:] = value
         weight[:] = new
