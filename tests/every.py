@@ -31,6 +31,18 @@ VALUES = {
     "clip_weights": 1.1,
     "rescale_grad": 0.5,
     "clip_gradient": 0.9,
+    "max_norm": 0.6,
+    "max_norm_eps": 1e-6,
+    "accumulation_steps": 2.0,
+    "loss_scale": 4.0,
+    "growth_factor": 3.0,
+    "backoff_factor": 0.25,
+    "growth_interval": 7.0,
+    "max_bad_updates": 11.0,
+    "sync_period": 4.5,
+    "slow_step_size": 0.35,
+    "average_decay": 0.65,
+    "average_period": 2.5,
 }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "WEIGHT_DECAY",
     "decay_first",
     "gradient",
+    "signed_and_rescaled",
 ]
 
 INF = float("inf")
@@ -135,16 +136,19 @@ SHARED_SLOTS = (
 )
 
 
+def signed_and_rescaled(u: Update) -> Value:
+    """The raw gradient with its sign and its factor."""
+    g = -u.grad if u.options["maximize"] else u.grad
+    return rescale(g, u.kernel(u.hyper("rescale_grad"))) if u.options["rescale"] else g
+
+
 def gradient(u: Update, decay: OptionValue) -> Value:
     """The gradient as the rule's own equations see it.
 
     Order: sign, rescale, clip by norm, clip (if before decay), ``+ λw`` (if decay is ``l2``), clip (if
     after).
     """
-    o = u.options
-    g = -u.grad if o["maximize"] else u.grad
-    if o["rescale"]:
-        g = rescale(g, u.kernel(u.hyper("rescale_grad")))
+    o, g = u.options, signed_and_rescaled(u)
     if o["clip_norm"] != "none":
         g = clip_norm(g, str(o["clip_norm"]), u.hyper("max_norm"), u.hyper("max_norm_eps"))
     if o["clip"] == "before_decay":

@@ -4,13 +4,14 @@ A call goes from the outside in; each line is an option of every family, and idl
 
     overflow     divide by the loss scale; where a gradient of the step is not finite, do nothing
     average      after the call, average the parameter; now and then overwrite it
+    gradient     sign and rescale
     accumulate   collect gradients; only every k-th call goes on
     lookahead    after the update, let slow weights follow
-    gradient     sign, rescale, clip by norm, elementwise clip and L2 decay (``common.gradient``)
+    gradient     clip by norm, elementwise clip and L2 decay (``common.gradient``)
     rule         the family's own update
 
 So a skipped call changes no slot but those of the loss scale; a call that only accumulates changes the
-accumulator and the average (as Keras has it); a norm is that of the accumulated gradient, unscaled.
+accumulator and the average (as Keras has it); a norm is that of the accumulated gradient, rescaled.
 The rule's step counts updates: calls that were skipped or only accumulated are none. Averages count
 updates too, except ``mean``, which counts calls. A scalar slot stands beside every parameter and has
 the same value everywhere as long as every parameter has a gradient in every call.
@@ -32,6 +33,7 @@ from ..transforms import (
     running_mean,
 )
 from .base import Update
+from .common import signed_and_rescaled
 
 __all__ = ["wrapped"]
 
@@ -109,6 +111,9 @@ def _accumulated(u: Update, rule: Callable[[], Mapping[str, Value]]) -> New:
     if kind == "none":
         return _followed(u, rule)
     steps = u.hyper("accumulation_steps")
+    # Gradients are collected as the rule is to see them: nothing is left of sign and factor.
+    u.grad = signed_and_rescaled(u)
+    u.options = {**u.options, "maximize": False, "rescale": False}
     u.grad, held, updates, done = accumulate(u.grad, u.slot("accumulated_grad"), u.step, steps, kind)
     u.count_by(lambda: done)
     new = {name: where(updates, v, _old(u, name)) for name, v in _followed(u, rule).items()}
