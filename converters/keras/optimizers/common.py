@@ -1,22 +1,25 @@
 """What every Keras optimizer has (``keras/src/optimizers/base_optimizer.py``).
 
-The order of an update: the gradient is divided by ``loss_scale_factor``, then clipped by one of
-``clipnorm``, ``global_clipnorm``, ``clipvalue``; the parameter is decayed, ``w − w·λ·η``, in every
-optimizer, with the current learning rate; then the optimizer's own step follows.
+The order of an update: the gradient is divided by ``loss_scale_factor``, accumulated, then clipped by
+one of ``clipnorm``, ``global_clipnorm``, ``clipvalue``; the parameter is decayed, ``w − w·λ·η``, in
+every optimizer, with the current learning rate; then the optimizer's own step follows. After every
+call, one that only accumulates included, the average takes in the parameter, and may overwrite it.
+``iteration`` counts calls.
 
 | argument | a rule's |
 |---|---|
 | ``weight_decay`` | option ``decay``, always ``decoupled``; None and 0 are off |
 | ``clipvalue`` | option ``clip``; decay never joins the gradient, so ``before_decay`` says it all |
 | ``loss_scale_factor`` | option ``rescale``; ``rescale_grad`` is its inverse |
-| ``clipnorm`` | refused |
-| ``global_clipnorm`` | refused |
-| ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency`` | refused |
-| ``gradient_accumulation_steps`` | refused |
+| ``clipnorm`` | option ``clip_norm``: ``tensor`` |
+| ``global_clipnorm`` | option ``clip_norm``: ``global_strict``; the norm is that of all gradients |
+| ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency`` | option ``average``: ``ema`` or ``ema_overwrite`` |
+| ``gradient_accumulation_steps`` | option ``accumulate``: ``mean`` |
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +44,20 @@ BASE: Arguments = {
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
 }
-# Arguments that no rule says yet: at anything but these values they are refused.
-_REFUSED = ("clipnorm", "global_clipnorm", "use_ema", "gradient_accumulation_steps")
+_CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
+# The variables of what every optimizer may have stand before its own, a block each.
+_SHARED = (("average", "weight_average"), ("gradient_accumulator", "accumulated_grad"))
+
+
+@dataclass(frozen=True)
+class _Norm(Link):
+    """The bound of a norm, in the argument that says which norm."""
+
+    def read(self, arguments: Arguments) -> Any:
+        return float(arguments["clipnorm"] or arguments["global_clipnorm"])
+
+    def write(self, arguments: dict[str, Any], value: float) -> None:
+        arguments["clipnorm" if arguments["clipnorm"] else "global_clipnorm"] = value
 
 
 def _inverse(x: float) -> float:
@@ -54,7 +69,22 @@ LINKS: Mapping[str, Link] = {
     "weight_decay": Link("weight_decay"),
     "clip_gradient": Link("clipvalue"),
     "rescale_grad": Link("loss_scale_factor", _inverse, _inverse),
+    "max_norm": _Norm("clipnorm"),
+    "average_decay": Link("ema_momentum"),
+    "average_period": Link("ema_overwrite_frequency", float, int),
+    "accumulation_steps": Link("gradient_accumulation_steps", float, int),
 }
+# Settings of what every optimizer has, each of which is another rule.
+_EACH: Sequence[Sequence[Arguments]] = (
+    tuple({c: 1.0 if c == on else None for c in _CLIPS} for on in (None, *_CLIPS)),
+    ({"loss_scale_factor": None}, {"loss_scale_factor": 2.0}),
+    ({"gradient_accumulation_steps": None}, {"gradient_accumulation_steps": 2}),
+    (
+        {"use_ema": False, "ema_overwrite_frequency": None},
+        {"use_ema": True, "ema_overwrite_frequency": None},
+        {"use_ema": True, "ema_overwrite_frequency": 2},
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +109,9 @@ def common(a: Arguments) -> dict[str, OptionValue]:
         "clip": "before_decay" if a["clipvalue"] else "none",
         "scalars": "float64",
         "decay": "decoupled" if a["weight_decay"] else "none",
+        "clip_norm": "tensor" if a["clipnorm"] else "global_strict" if a["global_clipnorm"] else "none",
+        "accumulate": "mean" if a["gradient_accumulation_steps"] else "none",
+        "average": ("ema_overwrite" if a["ema_overwrite_frequency"] else "ema") if a["use_ema"] else "none",
     }
 
 
@@ -96,7 +129,7 @@ def native(
     """The record of one optimizer.
 
     arguments: its own, and those of `BASE` whose default it changes. options: the family's own;
-    `common` is added. variants: its own; decay, clipping and loss scaling are added.
+    `common` is added. variants: its own; decay and what every optimizer has are added.
     """
     validate = fields.pop("validate", lambda _: None)
     off = 0.0 if "weight_decay" in arguments else None  # an optimizer with a decay of its own refuses None
@@ -112,13 +145,12 @@ def native(
         arguments={**BASE, **arguments},
         options=lambda a: {**common(a), **options(a)},
         links={**LINKS, **links},
-        slots=slots,
+        slots=(*_SHARED, *slots),
         variants=tuple(
-            {**v, "weight_decay": decay, "clipvalue": clip, "loss_scale_factor": scale}
+            {k: value for setting in (v, {"weight_decay": decay}, *each) for k, value in setting.items()}
             for v in variants
             for decay in (off, 1.0)
-            for clip in (None, 1.0)
-            for scale in (None, 2.0)
+            for each in itertools.product(*_EACH)
         ),
         aliases={"lr": "learning_rate"},
         inert=frozenset({"name"}),
@@ -128,12 +160,23 @@ def native(
 
 
 def _check(name: str, a: Arguments) -> None:
-    for argument in _REFUSED:
-        if a[argument] != BASE[argument]:
+    clips = [c for c in _CLIPS if a[c] is not None]
+    if len(clips) > 1:
+        raise HyperparameterError(
+            f"keras:{name}: expected one of {', '.join(_CLIPS)}, found {', '.join(clips)}"
+        )
+    for argument in clips:
+        if a[argument] < 0:
+            # Keras ignores a negative bound.
             raise HyperparameterError(
-                f"keras:{name}: argument {argument!r} expected {BASE[argument]!r}, found {a[argument]!r}; "
-                "no rule says what it does"
+                f"keras:{name}: argument {argument!r} expected a number above 0, found {a[argument]!r}"
             )
+    steps = a["gradient_accumulation_steps"]
+    if steps is not None and steps < 2:
+        raise HyperparameterError(
+            f"keras:{name}: argument 'gradient_accumulation_steps' expected None or a whole number from 2 "
+            f"on, found {steps!r}"
+        )
     if a["loss_scale_factor"] == 0:
         raise HyperparameterError(
             f"keras:{name}: argument 'loss_scale_factor' expected a number other than 0, found 0"
@@ -148,7 +191,9 @@ def variable_order(entry: KerasNative, arguments: Arguments, count: int) -> list
     """
     roles = set(entry.rule(arguments).slot_names)
     has = [name for name, role in entry.slots if role in roles]
-    blocks = entry.blocks or (tuple(n for n in has if n not in entry.once),)
+    shared = tuple((name,) for name, _ in _SHARED)
+    rest = tuple(n for n in has if n not in entry.once and (n,) not in shared)
+    blocks = (*shared, *(entry.blocks or (rest,)))
     own: list[tuple[int | None, str]] = [
         (place, slot) for block in blocks for place in range(count) for slot in block if slot in has
     ]
