@@ -6,7 +6,7 @@ from optexport.source import Operators
 
 __all__ = ["OPERATORS"]
 
-_ELEMENTWISE = ("sqrt", "exp", "log", "cos", "floor", "abs")
+_ELEMENTWISE = ("sqrt", "exp", "log", "abs")
 _PAIRS = {"min": "minimum", "max": "maximum"}
 
 _HELPERS = {
@@ -24,6 +24,11 @@ def tensor(x, dtype):
         return ops.convert_to_tensor(x, dtype)  # not ops.cast: TensorFlow's goes through float32
     return ops.cast(ops.convert_to_tensor(x), dtype)
 ''',
+    "cast": '''\
+def cast(x, like):
+    """A number or a tensor in the dtype of the tensor ``like``."""
+    return tensor(x, like.dtype)
+''',
     "scalar": '''\
 def scalar(x):
     """A number, a tensor or a variable as a tensor without dimensions, in `scalar_dtype`."""
@@ -32,7 +37,25 @@ def scalar(x):
     "full": '''\
 def full(x, like):
     """A tensor like ``like`` filled with ``x``."""
-    return ops.broadcast_to(tensor(x, like.dtype), like.shape)
+    return ops.broadcast_to(cast(x, like), like.shape)
+''',
+    "minimum": '''\
+def minimum(x, bound):
+    """The smaller of a tensor and a number, in the tensor's dtype."""
+    return ops.minimum(x, cast(bound, x))
+''',
+    "maximum": '''\
+def maximum(x, bound):
+    """The larger of a tensor and a number, in the tensor's dtype."""
+    return ops.maximum(x, cast(bound, x))
+''',
+    "cos": '''\
+def cos(x):
+    """The backend's own cosine; ops.cos takes float64 to float32."""
+    import importlib
+
+    modules = {"jax": "jax.numpy", "torch": "torch", "tensorflow": "tensorflow"}
+    return importlib.import_module(modules[keras.config.backend()]).cos(x)
 ''',
     "choose": '''\
 def choose(condition, a, b):
@@ -49,6 +72,16 @@ def sign(x):
 def wide(x):
     """A tensor in `scalar_dtype`, to add it up."""
     return ops.cast(x, scalar_dtype())
+''',
+    "mean": '''\
+def mean(x):
+    """Mean over all elements; ops.mean adds up in float32."""
+    return ops.sum(wide(x)) / math.prod(x.shape)
+''',
+    "mean_along": '''\
+def mean_along(x, axis):
+    """Mean over one axis, which stays; ops.mean adds up in float32."""
+    return ops.sum(x, axis=axis, keepdims=True) / x.shape[axis]
 ''',
     "norm": '''\
 def norm(x):
@@ -89,15 +122,18 @@ OPERATORS = Operators(
     functions={
         **{op: f"ops.{op}({{0}})" for op in _ELEMENTWISE},
         **{op: f"ops.{name}({{0}}, {{1}})" for op, name in _PAIRS.items()},
+        # Not ops.floor, ops.cos, ops.matmul, ops.mean: on some backends they take float64 to float32.
+        "floor": "(({0}) // 1.0)",
+        "cos": "cos({0})",
         "sign": "sign({0})",
         "where": "choose({0}, {1}, {2})",
         "sum": "ops.sum(wide({0}))",
-        "mean": "ops.mean(wide({0}))",
+        "mean": "mean({0})",
         "norm": "norm({0})",
         "sum_axis": "ops.sum({0}, axis={attr}, keepdims=True)",
-        "mean_axis": "ops.mean({0}, axis={attr}, keepdims=True)",
+        "mean_axis": "mean_along({0}, {attr})",
         "max_axis": "ops.max({0}, axis={attr}, keepdims=True)",
-        "matmul": "ops.matmul({0}, {1})",
+        "matmul": "(({0}) @ ({1}))",
         "transpose": "ops.swapaxes({0}, -1, -2)",
         "expand": "ops.broadcast_to({0}, param.shape)",
         "item": "({0})[{attr}]",
@@ -106,16 +142,16 @@ OPERATORS = Operators(
         "size_along": "({0}).shape[{attr}]",
         "rounded": 'rounded({0}, "{attr}")',
     },
-    scalar_bound={op: f"ops.{name}({{0}}, {{1}})" for op, name in _PAIRS.items()},
+    scalar_bound={op: f"{name}({{0}}, {{1}})" for op, name in _PAIRS.items()},
     full="full({0}, param)",
     zeros="ops.zeros_like(param)",
     copy="ops.copy({0})",
     # PyTorch computes number / tensor as number · (1 / tensor), which rounds twice.
     lift={"div": (0,)},
-    modules=("keras", "ops", "math", "np", "jax"),
+    modules=("keras", "ops", "math", "np", "jax", "importlib"),
     helpers=_HELPERS,
-    filled="ops.broadcast_to(tensor({0}, param.dtype), {shape})",
-    array_scalar="tensor({0}, param.dtype)",
+    filled="ops.broadcast_to(cast({0}, param), {shape})",
+    array_scalar="cast({0}, param)",
     scalar_slot='stored({0}, "{dtype}")',
     read_scalar="scalar({0})",
     refused={
@@ -126,11 +162,13 @@ OPERATORS = Operators(
     scalars={
         **{op: f"ops.{op}(scalar({{0}}))" for op in _ELEMENTWISE},
         **{op: f"ops.{name}(scalar({{0}}), scalar({{1}}))" for op, name in _PAIRS.items()},
+        "floor": "(scalar({0}) // 1.0)",
+        "cos": "cos(scalar({0}))",
         "sign": "sign(scalar({0}))",
     },
     # Python raises where it divides two numbers, or takes a power, without a value.
     careful={"div": "ops.divide(scalar({0}), scalar({1}))", "pow": "ops.power(scalar({0}), scalar({1}))"},
     hyper='hyper["{name}"]',
-    meet="tensor({0}, param.dtype)",
+    meet="cast({0}, param)",
     complement="one_minus_power({0}, {1})",
 )

@@ -238,13 +238,13 @@ def _name(out: NativeState) -> None:
     An optimizer's order is that of the model's trainable variables: with as many weights as
     parameters, all are trained.
     """
-    shapes = [list(s.values())[-1].shape for s in out.slots.values() if s]
-    if (
-        out.named
-        or POSITIONS in out.extras
-        or not out.ordered
-        or shapes != [a.shape for a in out.weights.values()]
-    ):
+    slots, weights = list(out.slots.values()), list(out.weights.values())
+    if POSITIONS in out.extras or not out.ordered or len(slots) != len(weights):
+        return
+    if not all(any(a.shape == w.shape for a in s.values()) for s, w in zip(slots, weights, strict=True)):
+        return
+    if out.named:  # by the configuration of an emitted optimizer
+        out.weights = dict(zip(out.slots, out.weights.values(), strict=True))
         return
     names = dict(zip(out.slots, out.weights, strict=True))
     out.slots = {names[k]: v for k, v in out.slots.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,8 @@ tensor it is rounded to the dtype of the model's variable. The optimizer's varia
 What Keras' base class can do besides (decay, clipping, averaging, accumulation) is off.
 """
 
-_DECORATOR = '@keras.saving.register_keras_serializable(package="optexport")'
+# With the rule's digest: Keras keeps one class a name, and a name does not tell all of a rule.
+_DECORATOR = '@keras.saving.register_keras_serializable(package="optexport", name="{name}_{digest}")'
 
 _BUILD = '''\
     def build(self, variables):
@@ -178,6 +180,7 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule], together: bool) -> 
         "name": name,
         "rule": key,
         "first": source.first_step(spec),
+        "digest": hashlib.sha256("".join(r.digest for r in rules.values()).encode()).hexdigest()[:8],
         "names": "" if one else "        self.names = self.names or [v.path for v in variables]\n",
         "init": f"init_{key}" if one else 'RULES[self._group(i)["rule"]][0]',
         "update": f"update_{key}" if one else 'RULES[self._group(i)["rule"]][1]',
@@ -185,7 +188,7 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule], together: bool) -> 
     }
     return "\n".join(
         (
-            _DECORATOR,
+            _DECORATOR.format(**places),
             *_head(name, spec, rules),
             _BUILD.format(**places),
             _UPDATE.format(**places),

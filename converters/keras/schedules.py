@@ -92,7 +92,7 @@ def _lowering(
 ) -> Callable[[Schedule], Lowered]:
     def lower(s: Schedule) -> Lowered:
         s = from_zero(s)
-        if s.options["first"] != 0:
+        if s.first != 0:
             raise CannotError("counts from 0 at the first update")
         return (*how(s), 1)
 
@@ -150,9 +150,9 @@ def _lower_polynomial(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
 def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     warm: Arguments = {}
     if s.name == "joined" and len(s.parts) == 2:
-        rise, s, at = from_zero(s.parts[0]), from_zero(s.parts[1]), s.options["boundaries"][0]  # type: ignore[index]
+        rise, s, at = from_zero(s.parts[0]), from_zero(s.parts[1]), s.numbers("boundaries")[0]
         start, end, total, begin = as_linear(rise)
-        if begin or total != at or end != s.values.get("base") or s.options["first"] != 0:
+        if begin or total != at or end != s.values.get("base") or s.first != 0:
             raise CannotError("goes on from the top of its warm-up")
         warm = {"initial_learning_rate": start, "warmup_target": end, "warmup_steps": whole(total, "steps")}
     v, conditions = as_cosine(s)
@@ -160,7 +160,7 @@ def _lower_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
         raise CannotError("has no power, and states its end as a part of its start, which must not be 0")
     arguments = {"initial_learning_rate": v["base"], "decay_steps": whole(v["total"], "steps")}
     at = float(warm.get("warmup_steps", 0))
-    until = tuple(Until(c.text, c.count + at) for c in conditions)
+    until = tuple(Until(c.text, c.until + at) for c in conditions)
     return {**arguments, "alpha": v["end"] / v["base"], **warm}, until
 
 

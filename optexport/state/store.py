@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..dialects import converter, frameworks
+from ..dialects import converter, find, frameworks
 from ..errors import CheckpointError, HyperparameterError, NamingError, UnknownNameError
 from . import bundle
 from .files import told_of_writes
-from .lift import lift, native_state
+from .lift import arranged, lift, native_state
 from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
 from .native import NativeState, Weights
 from .training import TrainingState
@@ -112,6 +112,8 @@ def load(
             state = state.renamed(names_from_list(list(state.names), listed, path))
         return _with_weights(state, weights, path) if weights is not None else state
     native = read_native(path, fmt)
+    if optimizer is not None:
+        native = arranged(native, find(optimizer), arguments or {}, path)
     state = lift(native, path, optimizer=optimizer, arguments=arguments, step=step)
     own = Weights(native.weights, native.ordered) if native.weights else None
     return _named(state, native, listed, weights or own, path)
@@ -123,7 +125,11 @@ def _named(
     shapes = {k: state.shape(k) for k in state.names}
     if listed is not None:
         keys = [k for g in native.groups for k in g.params]
-        state = state.renamed(names_from_list(keys, listed, path))
+        called = names_from_list(keys, listed, path)
+        state = state.renamed(called)
+        if weights is not None and set(keys) <= set(weights.tensors):
+            tensors = {called.get(n, n): a for n, a in weights.tensors.items()}
+            weights = Weights(tensors, weights.ordered)
     elif not native.named:
         if weights is None:
             return replace(

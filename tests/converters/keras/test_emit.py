@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..emitted import (
     build,
     data,
     every_operator,
+    given,
     grouped,
     mutants,
     referee,
@@ -45,21 +47,49 @@ def make(spec: Spec, **arguments: Any) -> Any:
     return getattr(made, source.class_name(spec, None))(**arguments)
 
 
+def refused(spec: Spec) -> bool:
+    """Whether the rule needs what Keras has no place for; emitting it then says so."""
+    if not given(spec, {}):
+        return False
+    with pytest.raises(RuleError, match="needs noise: a Keras optimizer keeps no random state"):
+        ox.emit(spec, "keras")
+    return True
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_referee_in_float64(case: str) -> None:
-    params, grads, lrs = data()
-    expected = referee(CASES[case], params, grads, lrs, "float64")
-    assert worst(expected, run.snapshots(CASES[case], params, grads, lrs, "float64")) <= tolerance("float64")
+    spec = CASES[case]
+    if refused(spec):
+        return
+    params, grads, lrs = data(spec=spec)
+    expected = referee(spec, params, grads, lrs, "float64")
+    assert worst(expected, run.snapshots(spec, params, grads, lrs, "float64")) <= tolerance("float64")
+
+
+def as_expected(expected: Any, found: Any) -> Iterator[Any]:
+    """Scalar slots of float64, which JAX without its 64-bit mode keeps in float32, as float64."""
+    for state, (params, slots) in zip(expected, found, strict=True):
+        yield (
+            params,
+            {
+                n: {s: v.astype(state.slots[n][s].dtype) if v.shape == () else v for s, v in own.items()}
+                for n, own in slots.items()
+            },
+        )
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_referee_in_float32(case: str) -> None:
     """On JAX without its 64-bit mode, where scalars are float32 too."""
-    params, grads, lrs = data()
+    spec = CASES[case]
+    if refused(spec):
+        return
+    params, grads, lrs = data(spec=spec)
     rates = [None if r is None else float(np.float32(r)) for r in lrs]
-    expected = referee(CASES[case], params, grads, rates, "float32")
-    # The scalars' own roundings: three of a step size for each of a tensor's.
-    assert worst(expected, run.snapshots(CASES[case], params, grads, lrs)) <= 2 * tolerance("float32")
+    expected = referee(spec, params, grads, rates, "float32")
+    found = as_expected(expected, run.snapshots(spec, params, grads, lrs))
+    # The scalars of an update are rounded as often as its tensors.
+    assert worst(expected, found) <= 2 * tolerance("float32")
 
 
 @pytest.mark.parametrize("spec", [every_operator(), grouped()], ids=["every operator", "groups"])
@@ -102,7 +132,7 @@ def global_norm() -> Spec:
     away = ir.group_sum(ir.total(w * w) / size)
     m = r.let("m", 0.9 * r.slot("m") + g / size)
     program = r.finish(param=w - lr * m / (1 + away), m=m)
-    rule = Rule("global", {}, program, (Slot("m", "a mean"),), (Hyper("lr", 0.01, 0, 1, "rate"),))
+    rule = Rule("everywhere", {}, program, (Slot("m", "a mean"),), (Hyper("lr", 0.01, 0, 1, "rate"),))
     return Spec((Group(rule, {"lr": 0.01}),))
 
 
@@ -227,6 +257,8 @@ def test_its_files_are_read_back_as_the_rule(spec: Spec, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("spec", [*CASES.values(), every_operator(), grouped()])
 def test_the_text_stands_alone(spec: Spec) -> None:
+    if refused(spec):
+        return
     text = ox.emit(spec, "keras")
     tree = ast.parse(text, feature_version=(3, 10))
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
