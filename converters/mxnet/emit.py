@@ -45,7 +45,7 @@ OPERATORS = Operators(
         "rounded": 'rounded({0}, "{attr}")',
     },
     scalar_bound={"min": "mx.nd.minimum({0}, {1})", "max": "mx.nd.maximum({0}, {1})"},
-    full="mx.nd.full(param.shape, {0}, ctx=param.context, dtype=param.dtype)",
+    full="full(param.shape, {0}, param)",
     zeros="mx.nd.zeros(param.shape, ctx=param.context, dtype=param.dtype)",
     copy="{0}.copy()",
     lift={},
@@ -55,6 +55,11 @@ OPERATORS = Operators(
 def sign(x):
     """-1, 0 or 1; NaN stays NaN, which mx.nd.sign makes 0."""
     return mx.nd.where(x == x, mx.nd.sign(x), x)
+''',
+        "full": '''\
+def full(shape, value, param):
+    """An array filled with ``value``, where ``param`` is and typed like it."""
+    return mx.nd.full(shape, value, ctx=param.context, dtype=param.dtype)
 ''',
         "transpose": '''\
 def transpose(x):
@@ -73,7 +78,7 @@ def rounded(x, dtype):
     return mx.nd.array(near, ctx=x.context, dtype=x.dtype)
 ''',
     },
-    filled="mx.nd.full({shape}, {0}, ctx=param.context, dtype=param.dtype)",
+    filled="full({shape}, {0}, param)",
     array_scalar="mx.nd.array([{0}], ctx=param.context, dtype=param.dtype)",
     # MXNet has no arrays without dimensions.
     scalar_slot='mx.nd.array([{0}], ctx=param.context, dtype="{dtype}")',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 import optax
 import optax.contrib
 
+from optexport import source
 from optexport.dialects import find
 from optexport.errors import HyperparameterError, UnknownNameError
+from optexport.schedules.inline import inline
+from optexport.specs import Spec
+from optexport.state.training import TrainingState
 
-from .optimizers.common import COUNT, OptaxNative
+from .emit import emit, factory_name
+from .optimizers.common import Each, OptaxNative, Shared
 
-__all__ = ["native_snapshots"]
+__all__ = ["native_snapshots", "snapshots"]
 
 Arrays = Mapping[str, Any]
 Slots = dict[str, dict[str, np.ndarray[Any, Any]]]
@@ -80,7 +86,7 @@ class _Native:
         entry = find(optimizer)
         assert isinstance(entry, OptaxNative)
         self.entry, self.arguments, self.dtype = entry, entry.complete(arguments), dtype
-        with jax.experimental.enable_x64(dtype == "float64"):
+        with _width(dtype):
             self.params = {n: jnp.asarray(np.asarray(v), dtype) for n, v in params.items()}
             self.state = build(entry, self.arguments).init(self.params)
 
@@ -88,7 +94,7 @@ class _Native:
         arguments = dict(self.arguments)
         if lr is not None:
             self.entry.links["lr"].write(arguments, lr)
-        with jax.experimental.enable_x64(self.dtype == "float64"):
+        with _width(self.dtype):
             made = {n: jnp.asarray(np.asarray(grads[n]), self.dtype) for n in self.params}
             updates, self.state = build(self.entry, arguments).update(made, self.state, self.params)
             self.params = optax.apply_updates(self.params, updates)
@@ -98,9 +104,14 @@ class _Native:
 
     def slots(self) -> Slots:
         found: Slots = {n: {} for n in self.params}
-        for slot, tree in leaves(self.entry.state(self.arguments), self.state):
+        for layout, tree in leaves(self.entry.state(self.arguments), self.state):
             for name in self.params:
-                found[name][slot] = np.asarray(tree[name])
+                if isinstance(layout, Shared):
+                    found[name][layout.slot] = np.asarray(tree)
+                elif isinstance(layout, Each):
+                    found[name] |= {f"{layout.slot}[{i}]": np.asarray(a) for i, a in enumerate(tree[name])}
+                elif not isinstance(tree[name], optax.MaskedNode):
+                    found[name][layout] = np.asarray(tree[name])
         return found
 
 
@@ -116,14 +127,14 @@ def build(entry: OptaxNative, arguments: Mapping[str, Any]) -> optax.GradientTra
     return make(**arguments)
 
 
-def leaves(layout: Any, state: Any) -> Iterator[tuple[str, Any]]:
-    """(slot, its tree) of a state that has the layout of `OptaxNative.state`.
+def leaves(layout: Any, state: Any) -> Iterator[tuple[Any, Any]]:
+    """(slot, `Each` or `Shared`; its tree) of a state that has the layout of `OptaxNative.state`.
 
     Raises:
         HyperparameterError: the state is nested otherwise.
     """
-    if isinstance(layout, str):
-        if layout != COUNT:
+    if isinstance(layout, str | Each | Shared):
+        if not (isinstance(layout, str) and layout.startswith("#")):
             yield layout, state
         return
     if isinstance(layout, tuple):
@@ -132,8 +143,114 @@ def leaves(layout: Any, state: Any) -> Iterator[tuple[str, Any]]:
         for inner, held in zip(layout, state, strict=True):
             yield from leaves(inner, held)
     elif isinstance(layout, Mapping):
-        names = tuple(getattr(state, "_fields", ()))
-        if names != tuple(layout):
-            raise HyperparameterError(f"expected a state with the fields {', '.join(layout)}, found {names}")
+        held = state if isinstance(state, dict) else getattr(state, "_asdict", dict)()
+        if list(held) != list(layout):
+            raise HyperparameterError(
+                f"expected a state with the fields {', '.join(layout)}, found {', '.join(held)}"
+            )
         for name, inner in layout.items():
-            yield from leaves(inner, getattr(state, name))
+            yield from leaves(inner, held[name])
+
+
+def snapshots(
+    spec: Spec,
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+    slots: Mapping[str, Arrays] | None = None,
+    steps: Mapping[str, int] | int | None = None,
+    noise: Sequence[Arrays] | None = None,
+    hessian: Sequence[Arrays] | None = None,
+    jit: bool = False,
+) -> Iterator[Snapshot]:
+    """Run the emitted transformation; after each step the parameters, and the slots by the
+    rule's names.
+
+    float64 runs with 64-bit JAX, float32 without: there a state's float64 numbers are float32 too.
+
+    params: name -> array. grads: one mapping a step, each with every parameter.
+    lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
+    dtype: of parameters, gradients and slots.
+    slots, steps: where to start from; slots that are absent start at their initial values.
+    noise, hessian: one mapping a step, for rules that take them. jit: compile the update.
+
+    Raises:
+        UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
+        HyperparameterError: a parameter lacks a gradient, or ``steps`` differ: the count is shared.
+    """
+    _check_complete(params, grads)
+    spec = inline(spec.settle(params), () if lrs is None else ("lr",))
+    made = source.execute(emit(spec))
+    factory = getattr(made, factory_name(source.class_name(spec, None)))
+    taken = source.given(g.rule for g in spec.groups)
+    given = {k: v for k, v in {"noise": noise, "hessian": hessian}.items() if k in taken and v is not None}
+    with _width(dtype):
+        weights = _arrays(params, dtype)
+        state = factory(**_values(spec, None)).init(weights)
+        if slots is not None or steps is not None:
+            state = _start(spec, state, params, slots or {}, steps)
+
+    @functools.cache
+    def update(lr: float | None) -> Any:
+        def once(weights: Any, state: Any, gradients: Any, beside: Any) -> tuple[Any, Any]:
+            changes, state = factory(**_values(spec, lr)).update(gradients, state, weights, **beside)
+            return optax.apply_updates(weights, changes), state
+
+        return jax.jit(once) if jit else once
+
+    for number, (gradients, lr) in enumerate(zip(grads, lrs or [None] * len(grads), strict=True)):
+        with _width(dtype):
+            beside = {k: _arrays(v[number], dtype) for k, v in given.items()}
+            weights, state = update(lr)(weights, state, _arrays(gradients, dtype), beside)
+            now = {n: np.asarray(v) for n, v in weights.items()}
+            held = {
+                n: {
+                    s.name: np.asarray(getattr(state, s.name)[n], s.dtype_for(dtype))
+                    for s in spec.group(n).rule.slots
+                }
+                for n in params
+            }
+        yield now, held
+
+
+def _width(dtype: str) -> Any:
+    """The context in which JAX has float64, or has not."""
+    switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    return switch(dtype == "float64")
+
+
+def _arrays(values: Arrays, dtype: str) -> dict[str, Any]:
+    return {n: jnp.asarray(np.asarray(v), dtype) for n, v in values.items()}
+
+
+def _values(spec: Spec, lr: float | None) -> dict[str, Any]:
+    """Arguments of the emitted function at this learning rate."""
+    if len(spec.groups) == 1:
+        return spec.groups[0].values(lr)
+    return {
+        "groups": [
+            {"params": list(g.params or ()), "rule": source.rule_name(g.rule), **g.values(lr)}
+            for g in spec.groups
+        ]
+    }
+
+
+def _start(
+    spec: Spec, state: Any, params: Arrays, slots: Mapping[str, Arrays], steps: Mapping[str, int] | int | None
+) -> Any:
+    """``state`` with these slots and this count."""
+    counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
+    if len(set(counts.values())) > 1:
+        raise HyperparameterError(
+            f"steps: expected one count for all parameters, found {counts}; Optax has one"
+        )
+    full = TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots, counts)
+    new = {}
+    for slot in state._fields[1:]:
+        trees = {n: full.full_slots(n) for n in params}
+        new[slot] = {
+            n: jnp.asarray(trees[n][slot], old.dtype) if slot in trees[n] else old
+            for n, old in getattr(state, slot).items()
+        }
+    return state._replace(count=jnp.asarray(next(iter(counts.values()), 0), jnp.int32), **new)

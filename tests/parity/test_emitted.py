@@ -11,7 +11,7 @@ from optexport.parity import compare_runs, referee
 from tests.parity.backends import require_backend
 from tests.parity.table import NATIVE, Row
 
-BACKENDS = ("onnx", "mxnet", "torch", "keras")
+BACKENDS = ("onnx", "mxnet", "torch", "optax", "keras")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
