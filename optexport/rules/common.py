@@ -62,9 +62,11 @@ GRADIENT_OPTIONS = (
         {
             "none": "no norm is bounded",
             "tensor": "each gradient's norm to `max_norm`, before decay and the elementwise clip",
+            "tensor_eps": "the same, `max_norm_eps` added to the norm (PyTorch, one parameter at a time)",
             "rms": "each gradient's root mean square to `max_norm` (Optax clip_by_block_rms)",
-            "global": "the norm of all gradients of the step together to `max_norm`",
-            "global_strict": "the same; where that norm is no finite number every gradient is NaN (Keras)",
+            "global": "the norm of all gradients of the step together to `max_norm` (Optax)",
+            "global_eps": "the same, `max_norm_eps` added to the norm (PyTorch, MXNet)",
+            "global_strict": "as global; where that norm is no finite number every gradient is NaN (Keras)",
         },
         default="none",
     ),
@@ -150,7 +152,9 @@ def gradient(u: Update, decay: OptionValue) -> Value:
     """
     o, g = u.options, signed_and_rescaled(u)
     if o["clip_norm"] != "none":
-        g = clip_norm(g, str(o["clip_norm"]), u.hyper("max_norm"), u.hyper("max_norm_eps"))
+        kind, bound = str(o["clip_norm"]), u.hyper("max_norm")
+        eps = u.hyper("max_norm_eps") if kind.endswith("_eps") else None
+        g = clip_norm(g, kind.removesuffix("_eps"), bound, eps)
     if o["clip"] == "before_decay":
         g = clip_value(g, u.kernel(u.hyper("clip_gradient")))
     if decay == "l2":

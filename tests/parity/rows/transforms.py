@@ -10,7 +10,7 @@ ROWS = [
         "accumulation, loss scale and clip",
         learning_rate=0.01,
         gradient_accumulation_steps=3,
-        global_clipnorm=0.5,
+        global_clipnorm=0.9,
         loss_scale_factor=4.0,
         weight_decay=0.1,
     ),
@@ -22,6 +22,6 @@ ROWS = [
         use_ema=True,
         ema_momentum=0.8,
         ema_overwrite_frequency=3,
-        gradient_accumulation_steps=2,
+        gradient_accumulation_steps=3,
     ),
 ]
