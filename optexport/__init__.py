@@ -25,6 +25,7 @@ _HOME = {
     "Group": "specs",
     "HyperparameterError": "errors",
     "NamingError": "errors",
+    "NativeCall": "schedules",
     "OptexportError": "errors",
     "Report": "translation",
     "RuleError": "errors",
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
         VerdictError,
     )
     from .reference import init, step
-    from .schedules import Schedule, lower_schedule, native_schedule, schedule, translate_schedule
+    from .schedules import NativeCall, Schedule, lower_schedule, native_schedule, schedule, translate_schedule
     from .specs import Group, Spec, native, spec
     from .state import TrainingState, load, save
     from .translation import Report, lower, translate

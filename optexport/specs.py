@@ -15,7 +15,7 @@ from .errors import HyperparameterError, UnknownNameError
 from .rules import Rule, families, lookup
 from .schedules.base import Schedule
 
-__all__ = ["Group", "Spec", "native", "numbered", "spec"]
+__all__ = ["Group", "Spec", "native", "numbered", "recounted", "spec"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Group:
         step: completed updates, which schedules need; a learning rate given is the schedule's no more.
 
         Raises:
-            HyperparameterError: a scheduled hyperparameter and no step.
+            HyperparameterError: a scheduled hyperparameter and no step, or a value outside its range.
         """
         values = dict(self.hyperparameters)
         for name, schedule in self.schedules.items():
@@ -59,7 +59,8 @@ class Group:
                     f"{name!r} follows the schedule {schedule.told()}: expected the step at which it is read, "
                     "found none; put the schedule into the rule (optexport.schedules.inline) or pass the step"
                 )
-            values[name] = schedule.at(step)
+            hyper = next(h for h in self.rule.hyperparameters if h.name == name)
+            values[name] = hyper.check(f"{schedule.told()} after {step} updates", schedule.at(step))
         if lr is not None:
             values["lr"] = float(lr)
         if "lr" in values:
@@ -176,6 +177,19 @@ def numbered(groups: Sequence[Group], order: Sequence[str]) -> tuple[Group, ...]
             values = {h: float(number[kind]) for h, kind in counts.items()}
             out.append(replace(group, params=(name,), hyperparameters={**group.hyperparameters, **values}))
     return tuple(out)
+
+
+def recounted(groups: Sequence[Group], order: Sequence[str]) -> tuple[Group, ...]:
+    """Groups made of others: those that differ in their parameters alone are one, and rules that
+    count parameters do so; see `numbered`."""
+    joined: list[Group] = []
+    for group in groups:
+        last = joined[-1] if joined else None
+        if last is not None and replace(last, params=None) == replace(group, params=None):
+            joined[-1] = replace(last, params=(*(last.params or ()), *(group.params or ())))
+        else:
+            joined.append(group)
+    return numbered(joined, order)
 
 
 def _fitted(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> list[Group]:

@@ -81,7 +81,7 @@ def _warmed(a: Arguments, main: Schedule) -> Schedule:
         first = made("constant", base=begin)
     else:
         first = made("linear", start=begin, end=end, total=n, first=1)
-    behind = int(main.options["first"]) + n - 1  # type: ignore[arg-type]
+    behind = main.first + n - 1
     return combine("joined", [first, main.counted(first=behind)], boundaries=[n - 1])
 
 
@@ -118,12 +118,11 @@ def _split(s: Schedule) -> tuple[Schedule, Arguments, int]:
     s = from_zero(s)
     if s.name != "joined":
         return s, {}, 0
-    bounds = s.options["boundaries"]
-    assert isinstance(bounds, tuple)
+    bounds = s.numbers("boundaries")
     if len(s.parts) != 2:
         raise CannotError(f"has a warm-up and one schedule after it, found {len(s.parts)} schedules")
     warm, main, n = s.parts[0], s.parts[1], int(bounds[0])
-    main = main.counted(first=int(main.options["first"]) - n)  # type: ignore[arg-type]
+    main = main.counted(first=main.first - n)
     warm = from_zero(warm)
     if warm.name == "constant":
         return (
@@ -198,7 +197,7 @@ def _ended(main: Schedule, warm: Arguments, n: int, total: float, values: Mappin
 
     Without a warm-up, one of a single count moves MXNet's count back to where everyone's is.
     """
-    first = int(main.options["first"])  # type: ignore[arg-type]
+    first = main.first
     if first != -n and (warm or first != 1):
         raise CannotError("begins when the warm-up ends")
     length = whole(total, "updates")
@@ -227,7 +226,7 @@ def _lower_cosine(s: Schedule) -> Lowered:
     v, conditions = as_cosine(main)
     if v["power"] != 1:
         raise CannotError("has no power of its cosine")
-    return _ended(main, warm, n, v["total"], v), tuple(Until(c.text, c.count + n) for c in conditions), 1
+    return _ended(main, warm, n, v["total"], v), tuple(Until(c.text, c.until + n) for c in conditions), 1
 
 
 def _row(

@@ -168,7 +168,7 @@ def _lowering(
 ) -> Callable[[Schedule], Lowered]:
     def lower(s: Schedule) -> Lowered:
         s = from_zero(s)
-        if s.options["first"] != 0 and s.name != "joined" and how is not _lower_joined:
+        if s.first != 0 and s.name != "joined" and how is not _lower_joined:
             raise CannotError("counts from 0 at the first update")
         found = how(s)
         arguments, conditions = found if isinstance(found, tuple) else (found, ())
@@ -247,8 +247,7 @@ def _lower_piecewise(s: Schedule) -> Arguments:
 def _lower_interpolated(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     until: tuple[Until, ...] = ()
     if s.name == "piecewise" and s.options["between"] != "constant":
-        bounds, values = s.options["boundaries"], s.options["values"]
-        assert isinstance(bounds, tuple) and isinstance(values, tuple)
+        bounds, values = s.numbers("boundaries"), s.numbers("values")
         kind = s.options["between"]
     elif s.name == "one_cycle":
         v, kind = s.values, s.options["anneal"]
@@ -272,8 +271,8 @@ def _lower_warmup_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     warm, main = map(from_zero, s.parts)
     start, end, total, begin = as_linear(warm)
     v, conditions = as_cosine(main)
-    at = s.options["boundaries"][0]  # type: ignore[index]
-    if begin or total != at or end != v["base"] or main.options["first"] != 0:
+    at = s.numbers("boundaries")[0]
+    if begin or total != at or end != v["base"] or main.first != 0:
         raise CannotError("goes on from the top of its warm-up")
     return {
         "init_value": start,
@@ -282,29 +281,29 @@ def _lower_warmup_cosine(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
         "decay_steps": whole(total + v["total"], "steps"),
         "end_value": v["end"],
         "exponent": v["power"],
-    }, tuple(Until(c.text, c.count + at) for c in conditions)
+    }, tuple(Until(c.text, c.until + at) for c in conditions)
 
 
 def _lower_joined(s: Schedule) -> tuple[Arguments, tuple[Until, ...]]:
     """Parts one after the other; a single schedule on a shifted count is one after an empty one."""
-    first = int(s.options["first"])  # type: ignore[arg-type]
+    first = s.first
     if s.name != "joined":
         if first <= 0:
             raise CannotError(f"is made of several schedules, {s.name} is one")
         name, arguments, conditions = _single(s.counted(first=0))
         empty = ("constant_schedule", {"value": 0.0})
-        until = tuple(Until(c.text, c.count - first) for c in conditions)
-        return {"schedules": [empty, (name, arguments)], "boundaries": [-first]}, until
+        sooner = tuple(Until(c.text, c.until - first) for c in conditions)
+        return {"schedules": [empty, (name, arguments)], "boundaries": [-first]}, sooner
     if first:
         raise CannotError("counts from 0 at the first update")
     found: list[tuple[str, Arguments]] = []
     until: list[Until] = []
-    bounds = [int(b) for b in s.options["boundaries"]]  # type: ignore[union-attr]
+    bounds = [int(b) for b in s.numbers("boundaries")]
     for part, begin, end in zip(s.parts, (0, *bounds), (*bounds, math.inf), strict=True):
         name, arguments, conditions = _single(part)
         found.append((name, arguments))
         # A condition that outlives its part is none.
-        until += [Until(c.text, begin + c.count) for c in conditions if begin + c.count < end - 1]
+        until += [Until(c.text, begin + c.until) for c in conditions if begin + c.until < end - 1]
     return {"schedules": found, "boundaries": bounds}, tuple(until)
 
 

@@ -132,7 +132,7 @@ def _sequential(a: Arguments) -> Schedule:
 
 
 def _chained(a: Arguments) -> Schedule:
-    parts = []
+    parts: list[Schedule] = []
     for n, rest in _parts(a):
         if n not in _FACTORS:
             raise HyperparameterError(
@@ -152,7 +152,7 @@ Found = Arguments | tuple[Arguments, tuple[Until, ...]]
 def _lowering(how: Callable[[Schedule], Found]) -> Callable[[Schedule], Lowered]:
     def lower(s: Schedule) -> Lowered:
         s, every = per_count(s)
-        if s.options["first"] != 0:
+        if s.first != 0:
             raise CannotError("its counts do not begin at 0 with the first update, PyTorch's do")
         found = how(s)
         return (*found, every) if isinstance(found, tuple) else (found, (), every)
@@ -189,7 +189,7 @@ def _lower_step(s: Schedule) -> Found:
 def _lower_multi_step(s: Schedule) -> Arguments:
     if s.name == "multi_step":
         v = s.values
-        return {"lr": v["base"], "milestones": list(map(int, s.options["milestones"])), "gamma": v["gamma"]}  # type: ignore[arg-type]
+        return {"lr": v["base"], "milestones": list(map(int, s.numbers("milestones"))), "gamma": v["gamma"]}
     bounds, values = as_piecewise(s)
     ratios = {b / a for a, b in itertools.pairwise(values) if a}
     if len(ratios) != 1 or 0 in values[:-1]:
@@ -285,23 +285,22 @@ def _lower_sequential(s: Schedule) -> Arguments:
             name, arguments = _single(part, _NAMES)
         arguments.pop("lr", None)
         found.append((name, arguments))
-    return {"lr": lr, "schedulers": found, "milestones": [int(b) for b in s.options["boundaries"]]}  # type: ignore[union-attr]
+    return {"lr": lr, "schedulers": found, "milestones": [int(b) for b in s.numbers("boundaries")]}
 
 
 def _cosine_then_end(s: Schedule) -> Schedule:
     """A cosine that holds, as one that would rise again and a constant that takes over."""
     if s.name == "joined":
         *head, last = s.parts
-        bounds = s.options["boundaries"]
-        assert isinstance(bounds, tuple)
+        bounds = s.numbers("boundaries")
         tail = _cosine_then_end(last)
         if tail is last:
             return s
-        at = bounds[-1] + tail.options["boundaries"][0]  # type: ignore[index,operator]
+        at = bounds[-1] + tail.numbers("boundaries")[0]
         return combine("joined", [*head, *tail.parts], boundaries=[*bounds, at])
     if s.name == "cosine" and s.options["after"] == "hold" and s.values["total"].is_integer():
         v = s.values
-        if v["power"] == 1 and s.options["first"] == 0:
+        if v["power"] == 1 and s.first == 0:
             falling = made("cosine", after="mirror", **v)
             return combine("joined", [falling, made("constant", base=v["end"])], boundaries=[int(v["total"])])
     return s

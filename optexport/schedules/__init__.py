@@ -3,6 +3,14 @@
 
 from .base import Schedule, plans
 from .catalogue import schedule
-from .natives import lower_schedule, native_schedule, translate_schedule
+from .natives import NativeCall, lower_schedule, native_schedule, translate_schedule
 
-__all__ = ["Schedule", "lower_schedule", "native_schedule", "plans", "schedule", "translate_schedule"]
+__all__ = [
+    "NativeCall",
+    "Schedule",
+    "lower_schedule",
+    "native_schedule",
+    "plans",
+    "schedule",
+    "translate_schedule",
+]

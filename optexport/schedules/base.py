@@ -96,10 +96,10 @@ class Clock:
 
     def __init__(self, own: Plan, options: Mapping[str, Static]) -> None:
         self.tracer, self.plan = Tracer(), own
-        every, first = options["every"], options["first"]
+        every, first = _whole(options["every"]), _whole(options["first"])
         k = self.tracer.step
-        k = k + float(first) if first else k  # type: ignore[arg-type]
-        self.k = self.tracer.let("k", floor(k / float(every))) if every != 1 else k  # type: ignore[arg-type]
+        k = k + float(first) if first else k
+        self.k = self.tracer.let("k", floor(k / float(every))) if every != 1 else k
 
     def hyper(self, name: str) -> Value:
         if name not in self.plan.hyperparameters:
@@ -111,6 +111,11 @@ class Clock:
 
     def const(self, x: float) -> Value:
         return self.tracer.const(x)
+
+
+def _whole(value: Static) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,22 @@ class Schedule:
 
     def __hash__(self) -> int:
         return hash((self.name, repr(sorted(self.options.items())), repr(sorted(self.values.items()))))
+
+    @property
+    def every(self) -> int:
+        """Updates of one count."""
+        return _whole(self.options["every"])
+
+    @property
+    def first(self) -> int:
+        """Updates that count as done at the first one."""
+        return _whole(self.options["first"])
+
+    def numbers(self, option: str) -> tuple[float, ...]:
+        """A static list."""
+        value = self.options[option]
+        assert isinstance(value, tuple)
+        return value
 
     def at(self, step: int) -> float:
         """The value for the update after ``step`` completed ones."""
@@ -284,7 +305,8 @@ def combine(name: str, parts: Iterable[Schedule], **options: Any) -> Schedule:
         raise HyperparameterError(f"schedule {name}: expected at least one schedule, found none")
     combination = COMBINATIONS[name]
     where = f"schedule {name}"
-    own = {o.name: o for o in (*combination.options, *COUNTING)}
+    rows: tuple[Option | Numbers, ...] = (*combination.options, *COUNTING)
+    own = {o.name: o for o in rows}
     unknown = sorted(set(options) - set(own))
     if unknown:
         raise HyperparameterError(

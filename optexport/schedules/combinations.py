@@ -23,10 +23,15 @@ class Combination:
     validate: Callable[[str, tuple[Schedule, ...], Mapping[str, Static]], None]
 
 
+def _numbers(options: Mapping[str, Static], name: str) -> tuple[float, ...]:
+    value = options[name]
+    assert isinstance(value, tuple)
+    return value
+
+
 def _joined(s: Clock, value: Values, n: int, options: Mapping[str, Static]) -> Value:
     """The first part until the first boundary, then the next, which counts from there."""
-    bounds = options["boundaries"]
-    assert isinstance(bounds, tuple)
+    bounds = _numbers(options, "boundaries")
     out = value(0, s.k)
     for i in range(1, n):
         out = where(s.k < bounds[i - 1], out, value(i, s.k - bounds[i - 1]))
@@ -34,8 +39,7 @@ def _joined(s: Clock, value: Values, n: int, options: Mapping[str, Static]) -> V
 
 
 def _check_joined(name: str, parts: tuple[Schedule, ...], options: Mapping[str, Static]) -> None:
-    bounds = options["boundaries"]
-    assert isinstance(bounds, tuple)
+    bounds = _numbers(options, "boundaries")
     if len(bounds) != len(parts) - 1:
         raise HyperparameterError(
             f"{name}: expected {len(parts) - 1} boundaries between {len(parts)} schedules, found {len(bounds)}"

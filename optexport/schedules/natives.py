@@ -152,7 +152,7 @@ def find_schedule(name: str) -> NativeSchedule:
     return row
 
 
-def native_schedule(name: str, *, of: str = "lr", **arguments: Any) -> Schedule:
+def native_schedule(name: str, /, *, of: str = "lr", **arguments: Any) -> Schedule:
     """The schedule that a framework's own one is: ``"torch:CosineAnnealingLR"`` with its own arguments.
 
     arguments: the framework's; with PyTorch's also ``lr``, the optimizer's learning rate, and
@@ -200,7 +200,7 @@ def lower_schedule(schedule: Schedule, to: str) -> NativeCall:
     own = next((r for r in rows if r.qualified == schedule.native), None)
     if own is not None:
         arguments = {k: v for k, v in schedule.arguments.items() if k in own.arguments}
-        every = int(schedule.options["every"]) if own.per_epoch else 1  # type: ignore[arg-type]
+        every = schedule.every if own.per_epoch else 1
         # Its own arguments, unless it was put on another count since.
         if own.schedule(arguments, every=every) == schedule:
             return NativeCall(own.qualified, arguments, every)
@@ -232,7 +232,7 @@ def _call(row: NativeSchedule, schedule: Schedule) -> NativeCall:
         again = row.schedule(arguments, every=every)
     except (OptexportError, ZeroDivisionError, OverflowError) as e:
         raise CannotError(str(e)) from None
-    _prove(schedule, again, min((c.count for c in conditions), default=math.inf) * every)
+    _prove(schedule, again, min((c.until for c in conditions), default=math.inf) * every)
     level, texts = "conditional" if conditions else "exact", tuple(c.text for c in conditions)
     return NativeCall(row.qualified, arguments, every, level, texts)
 
@@ -248,7 +248,7 @@ def _prove(schedule: Schedule, again: Schedule, until: float) -> None:
             raise CannotError(f"its value after {k} updates would be {b:g}, expected {a:g}")
 
 
-def translate_schedule(name: str, to: str, **arguments: Any) -> NativeCall:
+def translate_schedule(name: str, to: str, /, **arguments: Any) -> NativeCall:
     """One framework's schedule as another's: ``translate_schedule("torch:StepLR", "optax", lr=…, step_size=…)``.
 
     Raises:

@@ -32,10 +32,10 @@ class CannotError(Exception):
 
 
 class Until(NamedTuple):
-    """A condition: two schedules agree on the counts up to and including ``count``."""
+    """A condition: two schedules agree on the counts up to and including ``until``."""
 
     text: str
-    count: float
+    until: float
 
 
 def made(name: str, **arguments: object) -> Schedule:
@@ -57,7 +57,7 @@ def whole(value: float, what: str) -> int:
 
 def per_count(s: Schedule) -> tuple[Schedule, int]:
     """``s`` with every update a count, and the updates of one of its counts."""
-    every, first = int(s.options["every"]), int(s.options["first"])  # type: ignore[arg-type]
+    every, first = s.every, s.first
     if first % every:
         raise CannotError(f"the counts of {every} updates begin {first} updates before the first one")
     return s.counted(every=1, first=first // every), every
@@ -65,7 +65,7 @@ def per_count(s: Schedule) -> tuple[Schedule, int]:
 
 def from_zero(s: Schedule) -> Schedule:
     """The same values with every update a count and the first of them 0."""
-    every, first = int(s.options["every"]), int(s.options["first"])  # type: ignore[arg-type]
+    every, first = s.every, s.first
     if every != 1:
         s, first = _spread(s, every, first), first
     return _shifted(s.counted(every=1, first=0), first) if first else s
@@ -75,15 +75,15 @@ def _spread(s: Schedule, every: int, first: int) -> Schedule:
     """Counts of ``every`` updates as counts of one; only where the values keep still in between."""
     values, options = dict(s.values), {k: v for k, v in s.options.items() if k not in ("every", "first")}
     if s.name == "joined":
-        bounds = [b * every for b in s.options["boundaries"]]  # type: ignore[union-attr]
+        bounds = [b * every for b in s.numbers("boundaries")]
         parts = [from_zero(_slower(p, every)) for p in s.parts]
         return combine("joined", parts, boundaries=bounds, first=first)
     if s.name == "product":
         return combine("product", [from_zero(_slower(p, every)) for p in s.parts], first=first)
     if s.name == "multi_step":
-        options["milestones"] = tuple(m * every for m in s.options["milestones"])  # type: ignore[union-attr]
+        options["milestones"] = tuple(m * every for m in s.numbers("milestones"))
     elif s.name == "piecewise" and s.options["between"] == "constant":
-        options["boundaries"] = tuple(b * every for b in s.options["boundaries"])  # type: ignore[union-attr]
+        options["boundaries"] = tuple(b * every for b in s.numbers("boundaries"))
     elif s.name == "step" and values["period"].is_integer() and values["begin"].is_integer():
         values["period"] *= every
         values["begin"] *= every
@@ -100,7 +100,7 @@ def _spread(s: Schedule, every: int, first: int) -> Schedule:
 
 def _slower(p: Schedule, every: int) -> Schedule:
     """A part whose own counts are each of ``every`` times as many updates."""
-    own, first = int(p.options["every"]), int(p.options["first"])  # type: ignore[arg-type]
+    own, first = p.every, p.first
     return p.counted(every=own * every, first=first * every)
 
 
@@ -110,13 +110,13 @@ def _shifted(s: Schedule, first: int) -> Schedule:
     if s.name == "constant":
         return s
     if s.name == "multi_step":
-        moved = [m - first for m in s.options["milestones"]]  # type: ignore[union-attr]
+        moved = [m - first for m in s.numbers("milestones")]
         values["base"] *= values["gamma"] ** sum(m <= 0 for m in moved)
         return made("multi_step", **values, milestones=[m for m in moved if m > 0])
     if s.name == "piecewise" and options["between"] == "constant":
-        bounds = [b - first for b in s.options["boundaries"]]  # type: ignore[union-attr]
+        bounds = [b - first for b in s.numbers("boundaries")]
         gone = sum(b <= 0 for b in bounds)
-        return made("piecewise", boundaries=bounds[gone:], values=s.options["values"][gone:])  # type: ignore[index]
+        return made("piecewise", boundaries=bounds[gone:], values=s.numbers("values")[gone:])
     if "begin" in values and values["begin"] - first >= 0:
         values["begin"] -= first
         return made(s.name, **values, **options)
@@ -126,20 +126,19 @@ def _shifted(s: Schedule, first: int) -> Schedule:
             return made("constant", base=end)
         return made("linear", start=start + (end - start) * first / total, end=end, total=total - first)
     if s.name == "joined":
-        old = s.options["boundaries"]
-        assert isinstance(old, tuple)
+        old = s.numbers("boundaries")
         bounds = [b - first for b in old]
         gone = sum(b <= 0 for b in bounds)
         head = s.parts[gone]
         behind = first if not gone else -int(bounds[gone - 1])
-        head = from_zero(head.counted(first=int(head.options["first"]) + behind))  # type: ignore[arg-type]
+        head = from_zero(head.counted(first=head.first + behind))
         return combine("joined", [head, *s.parts[gone + 1 :]], boundaries=bounds[gone:])
     return s.counted(first=first)
 
 
 def as_linear(s: Schedule) -> tuple[float, float, float, float]:
     """(start, end, total, begin) of a straight line that holds at its end."""
-    if s.name == "linear" and s.options["first"] == 0:
+    if s.name == "linear" and s.first == 0:
         return s.values["start"], s.values["end"], s.values["total"], s.values["begin"]
     if s.name == "polynomial" and s.values["power"] == 1 and s.options["after"] == "hold":
         return s.values["base"], s.values["end"], s.values["total"], s.values["begin"]
@@ -184,10 +183,9 @@ def as_piecewise(s: Schedule) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if s.name == "constant":
         return (), (s.values["base"],)
     if s.name == "piecewise" and s.options["between"] == "constant":
-        return s.options["boundaries"], s.options["values"]  # type: ignore[return-value]
+        return s.numbers("boundaries"), s.numbers("values")
     if s.name == "multi_step":
-        milestones = s.options["milestones"]
-        assert isinstance(milestones, tuple)
+        milestones = s.numbers("milestones")
         bounds = tuple(sorted(set(milestones)))
         passed = [sum(m <= b for m in milestones) for b in bounds]
         values = tuple(s.values["base"] * s.values["gamma"] ** n for n in (0, *passed))
