@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, sign
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["signum"]
 
@@ -44,7 +44,7 @@ INF = float("inf")
     ),
     hyperparameters=(
         LR,
-        BETA("momentum", 0.9, "decay rate μ of the running mean"),
+        Hyper("momentum", 0.9, 0.0, 1.0, "decay rate μ of the running mean", 0.0, below=True),
         WEIGHT_DECAY,
         Hyper("wd_lh", 0.0, -INF, INF, "decoupled decay beside an L2 one (Loshchilov & Hutter)", 0.0),
     ),

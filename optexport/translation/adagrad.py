@@ -70,3 +70,11 @@ for _kind in ("from_zero", "from_one"):
 )
 def schedule_rate(x: MoveInput) -> Maps:
     return {}
+
+
+for _from, _to in (("divided", "zero"), ("zero", "divided")):
+
+    @move("adagrad", "where the sum is 0 so is the gradient: nothing moves, ε keeps the quotient from 0/0",
+          empty=(_from, _to), when=lambda at: at.values["eps"] != 0)  # fmt: skip
+    def same_empty(x: MoveInput) -> Maps:
+        return {}

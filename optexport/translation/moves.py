@@ -39,12 +39,14 @@ class Situation:
 
     family: the rule family. values: hyperparameters, the learning rate being that of the next step (multiplied out).
     step: smallest number of completed updates over the parameters, None where no state is at hand.
+    tensors: how many parameters the optimizer has, None where no state is at hand.
     """
 
     family: str
     options: Options
     values: Mapping[str, float]
     step: int | None = None
+    tensors: int | None = None
 
 
 class MoveInput:
@@ -198,6 +200,21 @@ def move(
 
 def moves(family: str) -> list[Move]:
     """The moves of a family, those of every family included."""
-    from . import adadelta, adagrad, adam, common, ftrl, rmsprop, rprop, sgd, signum  # noqa: F401  (each registers its moves)
+    from . import (  # noqa: F401  (each registers its moves)
+        adadelta,
+        adagrad,
+        adam,
+        adamax,
+        common,
+        ftrl,
+        nadam,
+        novograd,
+        radam,
+        rmsprop,
+        rprop,
+        sgd,
+        signum,
+        yogi,
+    )
 
     return [m for m in _MOVES if m.family in ("*", family)]

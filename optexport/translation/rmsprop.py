@@ -63,3 +63,18 @@ def drop_open_clip(x: MoveInput) -> Maps:
       dropped="clip_weights {clip_weights} (clip the parameters after the update)")  # fmt: skip
 def drop_clip(x: MoveInput) -> Maps:
     return {}
+
+
+for _from, _to in ((True, False), (False, True)):
+
+    @move(
+        "rmsprop",
+        "bias correction ends, or starts",
+        bias_correction=(_from, _to),
+        level="bounded",
+        # Centered, both means are divided by c, and their difference has no such bound.
+        when=lambda at: not at.options["centered"],
+        bound_text="1/√c − 1, falling to 0 as t grows",
+    )
+    def change_correction(x: MoveInput) -> Maps:
+        return {"bound": 1 / sqrt(1 - x.hyper("alpha") ** (x.step + 1)) - 1}

@@ -17,11 +17,20 @@ from hypothesis import HealthCheck, assume, given, settings
 from optexport.ir.analysis import dead_slots
 from optexport.reference import run
 from optexport.rules import families
+from optexport.rules.common import GRADIENT_OPTIONS
 from optexport.translation.moves import Move, Situation, moves
 from optexport.translation.search import _valid
 
 SHAPE = (3, 4)
-CASES = [(f, m) for f in ("sgd", "adam", "rmsprop", "adagrad") for m in moves(f)]
+FAMILIES = (
+    *("sgd", "adam", "rmsprop", "adagrad"),
+    *("adadelta", "ftrl", "ftml", "signum", "rprop", "asgd", "dcasgd"),
+    *("adamax", "nadam", "radam", "yogi", "adabelief", "novograd", "lion"),
+)
+CASES = [(f, m) for f in FAMILIES for m in moves(f)]
+
+
+AROUND = {o.name for o in GRADIENT_OPTIONS if o.default is not None}
 
 
 def _id(value: Any) -> str:
@@ -45,6 +54,8 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
             ]
         elif name == "scalars":
             choices = ["float64"]  # rounding to float32 is no part of a map over the reals
+        elif name in AROUND:
+            choices = [option.default]  # what stands around the rule is the same on both sides
         if not choices:
             assume(False)
         options[name] = draw(st.sampled_from(choices))
@@ -56,7 +67,8 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
         special = [h.neutral] if h.neutral is not None else []
         special += [-1.0] if h.name == "rescale_grad" else []
         values[h.name] = draw(st.one_of(number, *(st.just(s) for s in special)))
-    values["lr"] = draw(st.floats(0.01, 0.3))
+    # Adadelta's own learning rate is 1.
+    values["lr"] = draw(st.one_of(st.floats(0.01, 0.3), *([st.just(1.0)] if family == "adadelta" else [])))
     if "lr_decay" in values:
         values["lr_decay"] = min(values["lr_decay"], 0.5)
     return Situation(family, options, values, draw(st.integers(1, 50)))
@@ -68,7 +80,7 @@ def _state(
     """A state that a run could have: squares positive, the maximum above them, n > a²."""
     slots = {}
     for s in families()[family].rule(**options).slots:
-        values = rng.standard_normal(SHAPE)
+        values = rng.standard_normal(s.shape_for(SHAPE))
         slots[s.name] = values**2 + 2.0 if "sq" in s.name or s.name in ("square_avg", "sum") else values
     if "max_exp_avg_sq" in slots:
         slots["max_exp_avg_sq"] = slots["exp_avg_sq"] + 0.5
