@@ -18,6 +18,7 @@ from .optimizers import (
     lion,
     muon,
     nadam,
+    others,
     radam,
     rmsprop,
     rprop,
@@ -46,4 +47,5 @@ OPTIMIZERS: tuple[OptaxNative, ...] = (
     *factored.ROWS,
     *muon.ROWS,
     *schedule_free.ROWS,
+    *others.ROWS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ def native_snapshots(
     lrs: Sequence[float | None] | None = None,
     dtype: str = "float32",
     groups: Sequence[Mapping[str, Any]] | None = None,
+    noise: Sequence[Arrays] | None = None,
 ) -> Iterator[Snapshot]:
     """Run ``optax:adamw`` and the like; slots are under Optax' own names, without ``count``.
 
@@ -45,7 +47,8 @@ def native_snapshots(
     params: name -> array. grads: one mapping a step, each with every parameter: Optax counts steps
         for all of them together. lrs: learning rate of each step, the arguments' own where None.
     groups: parameter groups, each ``{"params": [names], **overrides}``; parameters in none of them
-        form the last group. Each group is a transformation of its own.
+        form the last group. Each group is a transformation of its own. noise: standard normal numbers
+        of each step, which the optimizer's own draws are made of.
 
     Raises:
         UnknownNameError: Optax has no such optimizer. HyperparameterError: a parameter lacks a gradient.
@@ -59,14 +62,32 @@ def native_snapshots(
     runs = [
         _Native(optimizer, given, {n: params[n] for n in names}, dtype) for given, names in parts if names
     ]
-    for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
+    draws = noise or [None] * len(grads)
+    for gradients, lr, drawn in zip(grads, lrs or [None] * len(grads), draws, strict=True):
         after: dict[str, Any] = {}
         slots: Slots = {}
         for run in runs:
-            run.update(gradients, lr)
+            with _drawing(drawn, dtype):
+                run.update(gradients, lr)
             after |= run.parameters()
             slots |= run.slots()
         yield {n: after[n] for n in params}, slots
+
+
+@contextlib.contextmanager
+def _drawing(noise: Arrays | None, dtype: str) -> Iterator[None]:
+    """Let a transformation's draws of a whole tree be ``noise``, where it is not None."""
+
+    def given(key: Any, target_tree: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        return {n: jnp.asarray(np.asarray(noise[n]), dtype) for n in target_tree}  # type: ignore[index]
+
+    own = optax.tree.random_like
+    if noise is not None:
+        optax.tree.random_like = given
+    try:
+        yield
+    finally:
+        optax.tree.random_like = own
 
 
 def _check_complete(params: Arrays, grads: Sequence[Arrays]) -> None:

@@ -5,7 +5,7 @@ float32, 2⁻⁵³ in float64). Rounding errors behave like independent random v
 over n operations in sequence the relative error stays below λ·√n·u with a probability that tends to
 1 quickly in λ (Higham & Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis",
 SIAM J. Sci. Comput. 41). An update of a rule is a chain of as many operations as its program has
-tensor operations, and t updates are t such chains.
+operations on tensors and on numbers made of them, and t updates are t such chains.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Program
+from ..ir.analysis import scalars
 
 __all__ = ["LAMBDA", "rounding_bound", "unit_roundoff"]
 
@@ -36,8 +37,7 @@ def rounding_bound(program: Program, updates: int, dtype: Any, amplification: fl
     amplification: condition number of a step that subtracts nearly equal numbers (centered RMSprop's
         n − a²), 1 for rules without one.
     """
-    live = program.used()
-    operations = sum(
-        n.type.is_tensor and n.op not in ("input", "const") for i, n in enumerate(program.nodes) if i in live
-    )
+    # Scalars of the step and hyperparameters are double on every side; those made of data are not.
+    live = program.used() - set(scalars(program))
+    operations = sum(program.nodes[i].op not in ("input", "const") for i in live)
     return amplification * LAMBDA * math.sqrt(max(operations, 1) * updates) * unit_roundoff(dtype)

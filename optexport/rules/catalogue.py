@@ -18,8 +18,10 @@ from . import (  # noqa: F401  (each registers its family)
     adagrad,
     adam,
     adamax,
+    adan,
     asgd,
     dcasgd,
+    fromage,
     ftml,
     ftrl,
     group_adagrad,
@@ -29,7 +31,9 @@ from . import (  # noqa: F401  (each registers its family)
     lion,
     muon,
     nadam,
+    noisy_sgd,
     novograd,
+    optimistic,
     radam,
     rmsprop,
     rprop,
@@ -181,6 +185,11 @@ CATALOGUE: Mapping[str, Entry] = {
             {"momentum": "none", "decay": "l2", "warmup": "linear", **PLAIN},
             {"lr": 1e-2, "batch_scale": 4.0},
         ),
+        Entry("adan", "adan", {"decay": "decoupled", **PLAIN}, {}),
+        Entry("optimistic", "optimistic", {"direction": "gradient", "decay": "none", **PLAIN}, {"lr": 1e-2}),
+        Entry("optimistic_adam", "optimistic", {"direction": "adam", "decay": "none", **PLAIN}, {}),
+        Entry("fromage", "fromage", {"decay": "none", **PLAIN}, {"lr": 1e-2}),
+        Entry("noisy_sgd", "noisy_sgd", {"decay": "none", **PLAIN}, {"lr": 1e-2}),
     )
 }
 
