@@ -16,10 +16,24 @@ from optexport.specs import Spec
 from optexport.state.native import NativeGroup, NativeState
 
 from ._positions import placed
-from .optimizers import adadelta, adagrad, adam, adamax, ftrl, lion, nadam, rmsprop, sgd
+from .optimizers import (
+    adadelta,
+    adafactor,
+    adagrad,
+    adam,
+    adamax,
+    ftrl,
+    lamb,
+    lion,
+    muon,
+    nadam,
+    rmsprop,
+    schedule_free,
+    sgd,
+)
 from .optimizers.common import BASE, KerasNative
 
-__all__ = ["OPTIMIZERS", "arrange", "join"]
+__all__ = ["ABSENT", "OPTIMIZERS", "arrange", "join"]
 
 OPTIMIZERS: tuple[KerasNative, ...] = (
     *sgd.ROWS,
@@ -31,7 +45,17 @@ OPTIMIZERS: tuple[KerasNative, ...] = (
     *adagrad.ROWS,
     *adadelta.ROWS,
     *ftrl.ROWS,
+    *lamb.ROWS,
+    *adafactor.ROWS,
+    *muon.ROWS,
+    *schedule_free.ROWS,
 )
+
+ABSENT = {
+    "LossScaleOptimizer": "a wrapper; the inner optimizer is described, with the transform of loss scaling around it",
+    "MultiOptimizer": "one optimizer for each layer; say it by parameter groups",
+    "OptimizerMap": "a table that MultiOptimizer reads, not an optimizer",
+}
 
 
 def join(spec: Spec, order: Sequence[str], steps: Mapping[str, int]) -> dict[str, Any]:

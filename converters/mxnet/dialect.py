@@ -31,6 +31,8 @@ from .optimizers import (
     dcasgd,
     ftml,
     ftrl,
+    lamb,
+    lars,
     lbsgd,
     nadam,
     rmsprop,
@@ -40,7 +42,7 @@ from .optimizers import (
 )
 from .optimizers.common import INERT
 
-__all__ = ["OPTIMIZERS", "arrange", "join", "slot_paths"]
+__all__ = ["ABSENT", "OPTIMIZERS", "arrange", "join", "slot_paths"]
 
 OPTIMIZERS: tuple[Native, ...] = (
     *sgd.ROWS,
@@ -56,11 +58,18 @@ OPTIMIZERS: tuple[Native, ...] = (
     *dcasgd.ROWS,
     *sgld.ROWS,
     *lbsgd.ROWS,
+    *lamb.ROWS,
+    *lars.ROWS,
 )
 
+ABSENT = {
+    "ccsgd": "a deprecated name of sgd; use mxnet:sgd",
+    "test": "adds the rescaled gradient to the weight; MXNet uses it to test its key-value store",
+}
+
 # Classes whose state is one array rather than a tuple, and those that keep the master last.
-_BARE = {"sgd", "nag", "adagrad", "groupadagrad", "signum", "lbsgd"}
-_MASTER_LAST = {"sgd", "nag", "lbsgd"}
+_BARE = {"sgd", "nag", "adagrad", "groupadagrad", "signum", "lbsgd", "lars"}
+_MASTER_LAST = {"sgd", "nag", "lbsgd", "lars"}
 # Slots that do not start a state's tuple at its first item, and those that are in no file.
 _FIRST = {"dcasgd": 1}
 _IN_NO_FILE = {"lbsgd": ("cum_grad",)}
@@ -114,6 +123,7 @@ def join(spec: Spec, order: Sequence[str], steps: Mapping[str, int]) -> dict[str
     lr = max((g.values()["lr"] for g in spec.groups), key=abs)
     wd = max((g.arguments["wd"] for g in spec.groups), key=abs)
     own = {"learning_rate", "wd", "lr_mult", "wd_mult", "param_idx2name", "begin_num_update", "begin_epoch"}
+    own |= {"layer_rate"}  # a name says it
     for g in spec.groups[1:]:
         for key in first.keys() - own:
             if g.arguments.get(key) != first[key] and key not in INERT:

@@ -28,7 +28,7 @@ from .optimizers import (
 )
 from .optimizers.common import OptaxNative
 
-__all__ = ["OPTIMIZERS"]
+__all__ = ["ABSENT", "OPTIMIZERS"]
 
 OPTIMIZERS: tuple[OptaxNative, ...] = (
     *sgd.ROWS,
@@ -49,3 +49,29 @@ OPTIMIZERS: tuple[OptaxNative, ...] = (
     *schedule_free.ROWS,
     *others.ROWS,
 )
+
+_VALUE = "its step needs the value of the loss, which no other optimizer is given"
+_DISTANCE = "its rate follows the distance from the first weights, over all of them; no counterpart anywhere"
+ABSENT = {
+    "optimistic_adam": "deprecated in Optax; optimistic_adam_v2 with alpha the learning rate is the same",
+    "polyak_sgd": _VALUE,
+    "momo": _VALUE,
+    "momo_adam": _VALUE,
+    "reduce_on_plateau": _VALUE,
+    "dog": _DISTANCE,
+    "dowg": _DISTANCE,
+    "dadapt_adamw": _DISTANCE,
+    "prodigy": _DISTANCE,
+    "cocob": _DISTANCE,
+    "mechanize": "a wrapper that tunes another optimizer's rate from a history of bets; no counterpart anywhere",
+    "sam": "it asks for a second gradient at other weights within one update",
+    "sophia": "it estimates a Hessian itself; the rule `newton` takes one that is given",
+    "dpsgd": "it needs the gradient of every example apart",
+    "galore": "it projects gradients through a singular value decomposition, which the rules do not have",
+    "acprop": "no other framework here has it; not among the described rules",
+    "ademamix": "no other framework here has it; not among the described rules",
+    "simplified_ademamix": "no other framework here has it; not among the described rules",
+    "adopt": "no other framework here has it; not among the described rules",
+    "madgrad": "no other framework here has it; not among the described rules",
+    "normalize": "a transformation, not an optimizer",
+}
