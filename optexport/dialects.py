@@ -143,6 +143,8 @@ class Native:
         default = self.arguments.get(name)
         if not isinstance(default, int | float) or isinstance(default, bool):
             return
+        if value is None and any(v.get(name, 0) is None for v in self.variants):
+            return  # None switches off what a number switches on
         try:
             if isinstance(value, str):
                 raise ValueError

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from optexport.errors import CheckpointError
+from optexport.rules import Rule, families
 
-from .optimizers.common import KerasNative, variable_order
+from .optimizers.common import SHARED_ROLES, KerasNative, slots_of, variable_order
 
 __all__ = ["placed"]
 
@@ -26,6 +27,8 @@ def placed(
     Raises:
         CheckpointError: their number does not fit the optimizer.
     """
+    if families()[entry.family].fit is not None:
+        return _by_shape(entry, arguments, variables, where)
     each = [slot for place, slot in variable_order(entry, arguments, 1) if place is not None]
     once = len(variable_order(entry, arguments, 0))
     count, rest = divmod(len(variables) - once, len(each)) if each else (0, len(variables) - once)
@@ -38,6 +41,70 @@ def placed(
     for (place, slot), array in zip(variable_order(entry, arguments, count), variables, strict=True):
         for key in out if place is None else [str(place)]:
             out[key][slot] = array
-    for key, slots in out.items():
-        out[key] = {slot: slots[slot] for slot, _ in entry.slots if slot in slots}
-    return out
+    return _in_order(entry, out)
+
+
+def _in_order(entry: KerasNative, found: Slots) -> Slots:
+    return {k: {slot: slots[slot] for slot, _ in entry.slots if slot in slots} for k, slots in found.items()}
+
+
+def _by_shape(
+    entry: KerasNative, arguments: Mapping[str, Any], variables: Sequence[np.ndarray], where: str
+) -> Slots:
+    """As `placed`, where a parameter's shape decides which slots it has."""
+    shared = sum(role in SHARED_ROLES for role in entry.rule(arguments).slot_names)
+    for count in range(1, len(variables) + 1):
+        parts = _parts(entry, arguments, variables[count * shared :])
+        if parts is None or len(parts) != count:
+            continue
+        order = variable_order(entry, arguments, parts)
+        out: Slots = {str(i): {} for i in range(count)}
+        for (place, slot), array in zip(order, variables, strict=True):
+            out[str(place)][slot] = array
+        return _in_order(
+            entry, {k: {n: a for n, a in s.items() if a.dtype.kind != "i"} for k, s in out.items()}
+        )
+    raise CheckpointError(
+        f"{where}: expected variables of {entry.qualified} at these arguments, found {len(variables)} of shapes "
+        f"{', '.join(str(list(v.shape)) for v in variables)}; was it another optimizer?"
+    )
+
+
+def _parts(
+    entry: KerasNative, arguments: Mapping[str, Any], variables: Sequence[np.ndarray]
+) -> list[list[str]] | None:
+    """The slots of each parameter, by the shapes that they have; None where they fit none."""
+    family, options = families()[entry.family], entry.rule(arguments).options
+    kinds = [family.rule(**{**options, **fit}) for fit in family.fits]
+    parts: list[list[str]] = []
+    at = 0
+    while at < len(variables):
+        for rule in sorted(kinds, key=lambda r: -len(r.slots)):
+            names = slots_of(entry, rule)
+            own = [n for n in names if entry.role(n) not in SHARED_ROLES]
+            if _fits(entry, rule, own, variables[at : at + len(own)]):
+                parts.append(names)
+                at += len(own)
+                break
+        else:
+            return None
+    return parts
+
+
+def _fits(entry: KerasNative, rule: Rule, names: Sequence[str], arrays: Sequence[np.ndarray]) -> bool:
+    """Whether these arrays are the slots of one parameter under this rule."""
+    slots = {s.name: s for s in rule.slots}
+    roles = [str(entry.role(n)) for n in names]
+    shapes = [
+        a.shape for r, a in zip(roles, arrays, strict=False) if r in slots and slots[r].shape == "param"
+    ]
+    if not names or len(arrays) != len(names) or not shapes:
+        return False
+    fit = families()[rule.family].fit
+    if fit is None or fit(rule.options, shapes[0]) != rule.options:
+        return False
+    wanted = [
+        entry.to_native(n, np.zeros(slots[r].shape_for(shapes[0])), rule).shape if r in slots else ()
+        for n, r in zip(names, roles, strict=True)
+    ]
+    return wanted == [a.shape for a in arrays]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from optexport.errors import CheckpointError, OptexportError
+from optexport.rules import families
 from optexport.state.files import map_file, tell_write, whole_or_nothing
 from optexport.state.native import NativeGroup, NativeState, Weights
 
@@ -38,6 +39,8 @@ VARIABLES = "optimizer/vars"
 # Key of `NativeState.extras`: the slots are still variables by position.
 POSITIONS = "positions"
 _NOTE = "optexport"
+# What a parameter has where its optimizer keeps something for others alone.
+_NOTHING = np.zeros((), np.int32)
 _WEIGHT = re.compile(r"(?:.+/)?vars/\d+")
 
 
@@ -274,15 +277,20 @@ def _variables(state: NativeState, where: str) -> list[np.ndarray]:
     if entry is None:
         raise CheckpointError(f"{where}: expected an optimizer of Keras, found {state.optimizer!r}")
     known = {k: v for k, v in group.arguments.items() if k in entry.arguments}
-    order = variable_order(entry, entry.complete(known), len(group.params))
+    fitted = families()[entry.family].fit is not None
+    held = {
+        k: {**dict.fromkeys(entry.placeholders, _NOTHING), **state.slots.get(k, {})} for k in group.params
+    }
+    parameters = [tuple(held[k]) for k in group.params] if fitted else len(group.params)
+    order = variable_order(entry, entry.complete(known), parameters)
     for place, slot in order:
         key = group.params[place or 0]
-        if slot not in state.slots.get(key, {}):
+        if slot not in held[key]:
             raise CheckpointError(
                 f"{where}: parameter {key!r}: expected the slot {slot}, found none; Keras' files hold the state of "
                 "every parameter"
             )
-    return head + [state.slots[group.params[place or 0]][slot] for place, slot in order]
+    return head + [held[group.params[place or 0]][slot] for place, slot in order]
 
 
 def _put(h5: Any, path: str, array: np.ndarray) -> None:

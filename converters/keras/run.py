@@ -24,7 +24,7 @@ from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
 from .emit import emit
-from .optimizers.common import KerasNative, variable_order
+from .optimizers.common import KerasNative, rule_for, slots_of, variable_order
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
@@ -203,7 +203,9 @@ def _native_slots(
     if not isinstance(entry, KerasNative):
         raise UnknownNameError(f"{optimizer!r}: expected an optimizer of Keras, as in keras:AdamW")
     names = list(run.variables)
-    order = variable_order(entry, entry.complete(arguments), len(names))
+    given = entry.complete(arguments)
+    shapes = [tuple(v.shape) for v in run.variables.values()]
+    order = variable_order(entry, given, [slots_of(entry, rule_for(entry, given, s)) for s in shapes])
     variables = run.optimizer.variables
     first = len(variables) - len(order)
     out: dict[str, dict[str, np.ndarray[Any, Any]]] = {n: {} for n in names}

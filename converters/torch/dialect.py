@@ -9,7 +9,20 @@ from __future__ import annotations
 
 from optexport.dialects import Native
 
-from .optimizers import adadelta, adagrad, adam, adamax, asgd, nadam, radam, rmsprop, rprop, sgd
+from .optimizers import (
+    adadelta,
+    adafactor,
+    adagrad,
+    adam,
+    adamax,
+    asgd,
+    muon,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+)
 
 __all__ = ["OPTIMIZERS"]
 
@@ -24,4 +37,6 @@ OPTIMIZERS: tuple[Native, ...] = (
     *adadelta.ROWS,
     *rprop.ROWS,
     *asgd.ROWS,
+    *adafactor.ROWS,
+    *muon.ROWS,
 )

@@ -121,7 +121,7 @@ _AXES: Mapping[OptionValue, str] = {
         LR,
         Hyper("beta2_decay", 0.8, 0.0, INF, "κ: how fast b nears 1"),
         Hyper("eps1", 1e-30, 0.0, INF, "ε1; where it stands is the option `eps1`", 0.0),
-        Hyper("eps2", 1e-3, 0.0, INF, "least rms(w) that counts", 0.0),
+        Hyper("eps2", 1e-3, 0.0, INF, "least rms(w) that counts"),
         Hyper("clip_threshold", 1.0, 0.0, INF, "d: largest rms(u)", INF),
         BETA("beta1", 0.9, "decay rate β1 of the mean of the steps"),
         WEIGHT_DECAY,

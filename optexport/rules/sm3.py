@@ -49,7 +49,7 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
     hyperparameters=(
         LR,
         BETA("beta1", 0.9, "decay rate β1 of the mean"),
-        Hyper("eps", 1e-8, 0.0, INF, "ε under the root", 0.0),
+        Hyper("eps", 1e-8, 0.0, INF, "ε under the root"),
         WEIGHT_DECAY,
     ),
     slots=(

@@ -20,15 +20,27 @@ call, one that only accumulates included, the average takes in the parameter, an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optexport.dialects import Link, Native
 from optexport.errors import HyperparameterError
+from optexport.rules import Rule, families
 from optexport.rules.base import OptionValue
 
-__all__ = ["BASE", "LINKS", "Arguments", "KerasNative", "common", "native", "variable_order"]
+__all__ = [
+    "BASE",
+    "LINKS",
+    "SHARED_ROLES",
+    "Arguments",
+    "KerasNative",
+    "common",
+    "native",
+    "rule_for",
+    "slots_of",
+    "variable_order",
+]
 
 Arguments = Mapping[str, Any]
 
@@ -47,6 +59,7 @@ BASE: Arguments = {
 _CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 # The variables of what every optimizer may have stand before its own, a block each.
 _SHARED = (("average", "weight_average"), ("gradient_accumulator", "accumulated_grad"))
+SHARED_ROLES = frozenset(role for _, role in _SHARED)
 
 
 @dataclass(frozen=True)
@@ -95,10 +108,12 @@ class KerasNative(Native):
         blocks follow one another, and a block holds its slots parameter by parameter; see
         `variable_order`. Empty: all slots in one block.
     once: slots that the whole optimizer has once, after all blocks.
+    placeholders: slots that a parameter has as an integer 0 where its rule has none.
     """
 
     blocks: tuple[tuple[str, ...], ...] = ()
     once: tuple[str, ...] = ()
+    placeholders: frozenset[str] = frozenset()
 
 
 def common(a: Arguments) -> dict[str, OptionValue]:
@@ -183,18 +198,38 @@ def _check(name: str, a: Arguments) -> None:
         )
 
 
-def variable_order(entry: KerasNative, arguments: Arguments, count: int) -> list[tuple[int | None, str]]:
+def variable_order(
+    entry: KerasNative, arguments: Arguments, parameters: int | Sequence[Collection[str]]
+) -> list[tuple[int | None, str]]:
     """``optimizer.variables`` after ``iteration`` and ``learning_rate``: (parameter's place, slot).
 
-    arguments: complete. count: number of parameters. The place is None for a slot that the whole
-    optimizer has once. Slots that the rule at these arguments does not have are left out.
+    arguments: complete. parameters: how many there are, or the slots of each where those follow from
+    its shape (see `slots_of`). The place is None for a slot that the whole optimizer has once. Slots
+    that the rule at these arguments does not have are left out.
     """
-    roles = set(entry.rule(arguments).slot_names)
-    has = [name for name, role in entry.slots if role in roles]
+    if isinstance(parameters, int):
+        parameters = [slots_of(entry, entry.rule(arguments))] * parameters
+    names = [name for name, _ in entry.slots]
     shared = tuple((name,) for name, _ in _SHARED)
-    rest = tuple(n for n in has if n not in entry.once and (n,) not in shared)
+    rest = tuple(n for n in names if n not in entry.once and (n,) not in shared)
     blocks = (*shared, *(entry.blocks or (rest,)))
     own: list[tuple[int | None, str]] = [
-        (place, slot) for block in blocks for place in range(count) for slot in block if slot in has
+        (place, slot)
+        for block in blocks
+        for place, has in enumerate(parameters)
+        for slot in block
+        if slot in has
     ]
-    return own + [(None, slot) for slot in entry.once if slot in has]
+    at_all = slots_of(entry, entry.rule(arguments))
+    return own + [(None, slot) for slot in entry.once if slot in at_all]
+
+
+def slots_of(entry: KerasNative, rule: Rule) -> list[str]:
+    """Keras' names of the slots that a rule has, in Keras' order, placeholders included."""
+    return [name for name, role in entry.slots if role in rule.slot_names or name in entry.placeholders]
+
+
+def rule_for(entry: KerasNative, arguments: Arguments, shape: tuple[int, ...]) -> Rule:
+    """The rule of a parameter of this shape, at complete arguments."""
+    rule, family = entry.rule(arguments), families()[entry.family]
+    return rule if family.fit is None else family.rule(**family.fit(rule.options, shape))

@@ -23,19 +23,55 @@ from optexport.dialects import Link, Native
 from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
-__all__ = ["COUNT", "EMPTY", "Arguments", "OptaxNative", "State", "common", "fields", "native"]
+__all__ = [
+    "COUNT",
+    "EMPTY",
+    "NEXT_COUNT",
+    "Arguments",
+    "Constant",
+    "Each",
+    "OptaxNative",
+    "Shared",
+    "State",
+    "common",
+    "fields",
+    "native",
+]
 
 Arguments = Mapping[str, Any]
 
-# A state as Optax nests it: a tuple for a chain, a dictionary for a named tuple, text for a slot
-# (one array a parameter, under the parameters' own tree), `COUNT` for the step count, a number for
-# an entry that never changes.
+# A state as Optax nests it: a tuple for a chain, a dictionary for a named tuple (or a dictionary),
+# text for a slot (one array a parameter, under the parameters' own tree), `COUNT` for the step
+# count, `NEXT_COUNT` for one that starts at 1, a number or `Constant` for an entry that never changes.
 State = Any
 COUNT = "#count"
+NEXT_COUNT = "#count+1"
 EMPTY: Mapping[str, Any] = {}
 
+
+@dataclass(frozen=True)
+class Constant:
+    """An entry that never changes."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A scalar slot that the optimizer has once for all parameters."""
+
+    slot: str
+
+
+@dataclass(frozen=True)
+class Each:
+    """A list of arrays for each parameter, the slots ``slot[0]``, ``slot[1]``, …"""
+
+    slot: str
+
+
 _NAMES = ("mask", "weight_decay_mask")
-_DTYPES = ("mu_dtype", "accumulator_dtype", "dtype_momentum")
+_DTYPES = ("mu_dtype", "accumulator_dtype")
 
 
 def fields(names: str, **others: Any) -> dict[str, Any]:

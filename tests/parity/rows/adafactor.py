@@ -1,0 +1,75 @@
+"""Rows of the adafactor family."""
+
+from tests.parity.record import F32, keras, optax, torch
+
+# Rows > columns, columns > rows, a square, a vector, and tensors whose two largest axes are the last
+# two, the first and the last, and the first two.
+SHAPES = {"w": (7, 5), "v": (4, 6), "s": (3, 3), "b": (5,), "k": (2, 3, 4), "i": (6, 2, 5), "j": (5, 4, 2)}
+EPS64 = 2.0**-52
+# Optax computes b = 1 − t^−κ in float32: t, the power and the difference each round by 2⁻²⁴.
+DECAY32 = 8 * 2.0**-24
+# Keras computes every mean in float32: those of rows, of columns, of R, of u² and of w².
+MEANS32 = 8 * 2.0**-24
+
+ROWS = [
+    torch("Adafactor", "defaults", lr=0.01, eps=(EPS64, 1e-3), shapes=SHAPES),
+    torch(
+        "Adafactor",
+        "decay, large eps, ascent",
+        lr=0.3,
+        eps=(0.05, 0.9),
+        weight_decay=0.1,
+        beta2_decay=-0.5,
+        d=1.2,
+        maximize=True,
+        shapes=SHAPES,
+    ),
+    torch(
+        "Adafactor",
+        "machine epsilon",
+        lr=0.1,
+        shapes=SHAPES,
+        dtypes=F32,
+        reason="eps None is the machine epsilon of the dtype; the rule has float32's",
+    ),
+    keras("Adafactor", "defaults", learning_rate=0.001, shapes=SHAPES, floor=MEANS32),
+    keras(
+        "Adafactor",
+        "decay and changed constants",
+        learning_rate=0.3,
+        weight_decay=0.1,
+        beta_2_decay=-0.5,
+        epsilon_1=1e-3,
+        epsilon_2=0.9,
+        clip_threshold=0.8,
+        shapes=SHAPES,
+        floor=MEANS32,
+    ),
+    optax("adafactor", "not factored by default", learning_rate=0.01, shapes=SHAPES, floor=DECAY32),
+    optax(
+        "adafactor", "factored", learning_rate=0.05, min_dim_size_to_factor=1, shapes=SHAPES, floor=DECAY32
+    ),
+    optax(
+        "adafactor",
+        "some factored, momentum, decay",
+        learning_rate=0.1,
+        min_dim_size_to_factor=4,
+        momentum=0.7,
+        weight_decay_rate=0.01,
+        decay_rate=0.5,
+        eps=1e-3,
+        clipping_threshold=0.8,
+        shapes=SHAPES,
+        floor=DECAY32,
+    ),
+    optax(
+        "adafactor",
+        "bare",
+        learning_rate=0.1,
+        factored=False,
+        multiply_by_parameter_scale=False,
+        clipping_threshold=None,
+        shapes=SHAPES,
+        floor=DECAY32,
+    ),
+]

@@ -1,0 +1,40 @@
+"""Rows of the lamb family."""
+
+from tests.parity.record import keras, mxnet, optax
+
+# MXNet's kernel has both norms in float32, sums of 35 squares: each is off by at most 35 roundings of
+# 2⁻²⁴, half of that after the root, and an update is as long as η‖w‖, over all updates of a run.
+NORMS32 = 35 * 2.0**-24
+
+ROWS = [
+    mxnet("lamb", "defaults", learning_rate=0.001, floor=0.03 * NORMS32),
+    mxnet(
+        "lamb",
+        "decay, clip, bounds",
+        learning_rate=0.01,
+        wd=0.1,
+        epsilon=1e-3,
+        beta1=0.8,
+        beta2=0.95,
+        rescale_grad=0.3,
+        clip_gradient=0.5,
+        lower_bound=0.5,
+        upper_bound=2.0,
+        floor=0.3 * NORMS32,
+    ),
+    mxnet(
+        "lamb",
+        "uncorrected, lower bound",
+        learning_rate=0.01,
+        wd=0.05,
+        bias_correction=False,
+        lower_bound=10.0,
+        floor=3 * NORMS32,
+    ),
+    optax("lamb", "defaults", learning_rate=0.001),
+    optax(
+        "lamb", "decay and root eps", learning_rate=0.01, weight_decay=0.1, eps=1e-3, eps_root=1e-3, b2=0.9
+    ),
+    keras("Lamb", "defaults", learning_rate=0.001),
+    keras("Lamb", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
+]

@@ -1,0 +1,65 @@
+"""Rows of the muon family."""
+
+from tests.parity.record import keras, optax, torch
+
+MATRICES = {"w": (7, 5), "v": (4, 6), "s": (3, 3)}
+SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
+# Keras' norm is float32, 2⁻²⁴ off; Newton–Schulz magnifies what is small by at most a at each
+# iteration, and a run of 30 updates is as long as 16.5 at the first rate (of lr·s each, s ≤ 0.53).
+NORM32 = 2.0**-24 * 16.5
+
+ROWS = [
+    torch("Muon", "defaults", lr=0.001, shapes=MATRICES),
+    torch(
+        "Muon",
+        "heavy ball, Adam's length",
+        lr=0.02,
+        weight_decay=0.01,
+        momentum=0.8,
+        nesterov=False,
+        adjust_lr_fn="match_rms_adamw",
+        ns_coefficients=(2.0, -1.5, 0.5),
+        ns_steps=3,
+        eps=0.5,
+        shapes=MATRICES,
+    ),
+    optax("muon", "defaults", learning_rate=0.01, shapes=SHAPES),
+    optax(
+        "muon",
+        "decay, Adam's length",
+        learning_rate=0.02,
+        beta=0.8,
+        weight_decay=0.1,
+        adam_weight_decay=0.05,
+        adam_b1=0.8,
+        adam_b2=0.95,
+        adam_eps_root=1e-3,
+        eps=1e-2,
+        consistent_rms=0.3,
+        ns_coeffs=(2.0, -1.5, 0.5),
+        ns_steps=3,
+        shapes=SHAPES,
+    ),
+    optax("muon", "heavy ball", learning_rate=0.01, nesterov=False, shapes=SHAPES),
+    keras("Muon", "defaults", learning_rate=0.001, shapes=SHAPES, floor=NORM32 * 3.4445**5 * 0.001 * 0.53),
+    keras(
+        "Muon",
+        "heavy ball, no rms",
+        learning_rate=0.02,
+        weight_decay=0.1,
+        adam_weight_decay=0.05,
+        adam_beta_1=0.8,
+        adam_beta_2=0.95,
+        epsilon=1e-3,
+        adam_lr_ratio=0.5,
+        momentum=0.8,
+        nesterov=False,
+        rms_rate=None,
+        ns_steps=3,
+        muon_a=2.0,
+        muon_b=-1.5,
+        muon_c=0.5,
+        shapes=SHAPES,
+        floor=NORM32 * 2.0**3 * 0.02,
+    ),
+]
