@@ -7,6 +7,7 @@ share, and what is refused. An optimizer has one set of arguments for all parame
 
 from __future__ import annotations
 
+from ._arrange import arrange
 from .optimizers import (
     adadelta,
     adagrad,
@@ -28,7 +29,7 @@ from .optimizers import (
 )
 from .optimizers.common import OptaxNative
 
-__all__ = ["ABSENT", "OPTIMIZERS"]
+__all__ = ["ABSENT", "OPTIMIZERS", "arrange"]
 
 OPTIMIZERS: tuple[OptaxNative, ...] = (
     *sgd.ROWS,

@@ -22,10 +22,11 @@ def test_emitted_optimizer_is_the_rule(row: Row, backend: str, dtype: str) -> No
     p = row.problem(dtype)
     lrs = p.lrs(row.lr)
     spec = ox.native(row.optimizer, **row.arguments)
-    snapshots = converter(backend, "run").snapshots(spec, p.params, p.grads, lrs, dtype=dtype)
+    drawn = {"noise": p.noise} if spec.groups[-1].rule.program.inputs("noise") else {}
+    snapshots = converter(backend, "run").snapshots(spec, p.params, p.grads, lrs, dtype=dtype, **drawn)
     # A graph's `lr` input, and Keras' `learning_rate` variable, have the tensors' dtype, so the referee is
     # given the same number.
     given = [float(np.dtype(dtype).type(x)) for x in lrs] if backend in ("onnx", "keras") else lrs
-    states = referee(spec, p.params, p.grads, given)
+    states = referee(spec, p.params, p.grads, given, noise=p.noise)
     mismatch, _ = compare_runs(states, snapshots, dtype, amplification=row.amplification)
     assert mismatch is None, str(mismatch)
