@@ -35,7 +35,7 @@ _SWAP = {
     "norm": "sum",
     "lt": "eq",
     "le": "eq",
-    "eq": "le",
+    "eq": "lt",
     "sum_axis": "mean_axis",
     "mean_axis": "max_axis",
     "max_axis": "mean_axis",
@@ -52,7 +52,7 @@ def mutants(program: Program) -> Iterator[tuple[str, Program]]:
     for i, node in enumerate(program.nodes):
         if i not in live:
             continue
-        changed = _changed(node)
+        changed = _changed(program, node)
         if changed is None and node.op in ("rounded", "group_sum"):
             yield _where(i, node), _bypassed(program, i)
         elif changed is not None:
@@ -64,7 +64,9 @@ def _where(i: int, node: Node) -> str:
     return f"node {i} ({node.op}, {node.line})"
 
 
-def _changed(node: Node) -> Node | None:
+def _changed(program: Program, node: Node) -> Node | None:
+    if node.op == "mul" and any(program.nodes[a].op == "sign" for a in node.args):
+        return replace(node, op="add")  # x·sign(y) is its own quotient
     if node.op == "const" and isinstance(node.attr, float):
         return replace(node, attr=node.attr * 1.01 + 0.01)
     if node.op == "where":

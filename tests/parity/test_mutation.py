@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 import optexport as ox
-from optexport.ir import Node, Program
+from optexport.ir import Program
 from optexport.parity import compare_runs, referee
+from optexport.parity.mutants import mutants
 from optexport.rules import Rule
 from optexport.specs import Spec
 from tests.parity.table import NATIVE, Row
-
-_SWAP = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "min": "max", "max": "min", "sqrt": "abs"}
-
-
-def mutants(program: Program) -> Iterator[tuple[str, Program]]:
-    """Programs with one node changed: an operator swapped for its neighbour, a constant moved by 1 %,
-    a negation dropped."""
-    live = program.used()
-    for i, node in enumerate(program.nodes):
-        if i not in live:
-            continue
-        changed: Node | None = None
-        if node.op == "mul" and any(program.nodes[a].op == "sign" for a in node.args):
-            changed = replace(node, op="add")  # x·sign(y) is its own quotient
-        elif node.op in _SWAP:
-            changed = replace(node, op=_SWAP[node.op])
-        elif node.op == "const" and isinstance(node.attr, float):
-            changed = replace(node, attr=node.attr * 1.01 + 0.01)
-        elif node.op == "neg":
-            changed = replace(node, op="abs")
-        if changed is not None:
-            nodes = (*program.nodes[:i], changed, *program.nodes[i + 1 :])
-            yield f"node {i} ({node.op}, {node.line})", Program(nodes, program.outputs)
 
 
 def noticed(row: Row, program: Program) -> bool:
