@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import warnings
@@ -70,6 +69,12 @@ def _double(jax: Any) -> Any:
     return new(True) if new is not None else jax.experimental.enable_x64()
 
 
+def _at_all(jax: Any, made: Callable[[Any], Any], steps: int) -> list[float]:
+    """A schedule at every count, one compiled call."""
+    values = jax.vmap(lambda k: jax.numpy.asarray(made(k)))(jax.numpy.arange(steps))
+    return [float(v) for v in values.tolist()]
+
+
 def optax_schedule(name: str, arguments: Mapping[str, Any]) -> Callable[[Any], Any]:
     import optax
 
@@ -84,8 +89,7 @@ def optax_values(name: str, arguments: Mapping[str, Any], of: str = "lr", steps:
     jax = pytest.importorskip("jax")
     pytest.importorskip("optax")
     with _double(jax):
-        made = optax_schedule(name, arguments)
-        return [float(made(jax.numpy.asarray(count, jax.numpy.int64))) for count in range(steps)]
+        return _at_all(jax, optax_schedule(name, arguments), steps)
 
 
 def keras_values(name: str, arguments: Mapping[str, Any], of: str = "lr", steps: int = STEPS) -> list[float]:
@@ -96,8 +100,11 @@ def keras_values(name: str, arguments: Mapping[str, Any], of: str = "lr", steps:
     single = keras.config.floatx()
     keras.config.set_floatx("float64")
     try:
-        with _double(import_module("jax")) if keras.backend.backend() == "jax" else contextlib.nullcontext():
+        if keras.backend.backend() != "jax":
             return [float(made(step)) for step in range(steps)]
+        jax = import_module("jax")
+        with _double(jax):
+            return _at_all(jax, made, steps)
     finally:
         keras.config.set_floatx(single)
 
