@@ -39,23 +39,23 @@ def full(x, like):
     """A tensor like ``like`` filled with ``x``."""
     return ops.broadcast_to(cast(x, like), like.shape)
 ''',
-    "minimum": '''\
-def minimum(x, bound):
-    """The smaller of a tensor and a number, in the tensor's dtype."""
-    return ops.minimum(x, cast(bound, x))
-''',
-    "maximum": '''\
-def maximum(x, bound):
-    """The larger of a tensor and a number, in the tensor's dtype."""
-    return ops.maximum(x, cast(bound, x))
-''',
-    "cos": '''\
-def cos(x):
-    """The backend's own cosine; ops.cos takes float64 to float32."""
+    "own": '''\
+def own(name):
+    """A function of the backend's own: that of keras.ops takes float64 to float32 on some backends."""
     import importlib
 
     modules = {"jax": "jax.numpy", "torch": "torch", "tensorflow": "tensorflow"}
-    return importlib.import_module(modules[keras.config.backend()]).cos(x)
+    return getattr(importlib.import_module(modules[keras.config.backend()]), name)
+''',
+    "minimum": '''\
+def minimum(x, y):
+    """The smaller, elementwise, in the dtype of the tensor ``x``."""
+    return own("minimum")(x, cast(y, x))
+''',
+    "maximum": '''\
+def maximum(x, y):
+    """The larger, elementwise, in the dtype of the tensor ``x``."""
+    return own("maximum")(x, cast(y, x))
 ''',
     "choose": '''\
 def choose(condition, a, b):
@@ -100,7 +100,10 @@ def rounded(x, dtype):
 ''',
     "f32": '''\
 def f32(x):
-    """``x`` rounded to float32: what a float32 kernel receives."""
+    """``x`` rounded to float32: what a float32 kernel receives. A number stays one."""
+    if isinstance(x, (int, float)):
+        with np.errstate(over="ignore"):
+            return float(np.float32(x))
     return rounded(scalar(x), "float32")
 ''',
     "one_minus_power": '''\
@@ -121,10 +124,9 @@ def stored(x, dtype):
 OPERATORS = Operators(
     functions={
         **{op: f"ops.{op}({{0}})" for op in _ELEMENTWISE},
-        **{op: f"ops.{name}({{0}}, {{1}})" for op, name in _PAIRS.items()},
-        # Not ops.floor, ops.cos, ops.matmul, ops.mean: on some backends they take float64 to float32.
-        "floor": "(({0}) // 1.0)",
-        "cos": "cos({0})",
+        **{op: f"{name}({{0}}, {{1}})" for op, name in _PAIRS.items()},
+        "floor": 'own("floor")({0})',
+        "cos": 'own("cos")({0})',
         "sign": "sign({0})",
         "where": "choose({0}, {1}, {2})",
         "sum": "ops.sum(wide({0}))",
@@ -161,9 +163,9 @@ OPERATORS = Operators(
     traced=True,
     scalars={
         **{op: f"ops.{op}(scalar({{0}}))" for op in _ELEMENTWISE},
-        **{op: f"ops.{name}(scalar({{0}}), scalar({{1}}))" for op, name in _PAIRS.items()},
-        "floor": "(scalar({0}) // 1.0)",
-        "cos": "cos(scalar({0}))",
+        **{op: f"{name}(scalar({{0}}), {{1}})" for op, name in _PAIRS.items()},
+        "floor": 'own("floor")(scalar({0}))',
+        "cos": 'own("cos")(scalar({0}))',
         "sign": "sign(scalar({0}))",
     },
     # Python raises where it divides two numbers, or takes a power, without a value.

@@ -45,7 +45,7 @@ _BUILD = '''\
         """An optimizer variable that starts at ``value``."""
         name = variable.path.replace("/", "_") + "_" + slot
         dtype = keras.backend.standardize_dtype(value.dtype)
-        return self.add_variable(value.shape, lambda *_, **__: value, dtype, name=name)
+        return self.add_variable(value.shape, lambda *_, **__: ops.copy(value), dtype, name=name)
 '''
 
 _UPDATE = '''\
@@ -134,7 +134,9 @@ def emit(spec: Spec, params: Mapping[str, Any] | None = None, *, class_name: str
     the constructor is given, in the order of the model's trainable variables (their paths otherwise).
     Every variable has a step count of its own.
 
-    On JAX without its 64-bit mode scalars are float32: see ``optexport.parity.bounds.scalar_bound``.
+    On JAX without its 64-bit mode scalars are float32: each of their operations rounds like a
+    tensor's, ``1 − βᵗ`` is computed without cancellation, and a scalar slot that a rule keeps in float64
+    is float32, so that what falls below 1e-38 (NAdam's product) becomes 0.
 
     params: name -> shape; settles the open group, and rules that depend on a parameter's shape.
     class_name: of the optimizer; made of the rules' names when None.
