@@ -12,7 +12,7 @@ from ..dialects import Native, converter, find
 from ..errors import CheckpointError, UnknownNameError
 from ..rules import Rule, families
 from ..schedules.native_state import read_schedules, write_schedules
-from ..specs import Group, Spec
+from ..specs import Group, Spec, numbered
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
 
@@ -98,6 +98,7 @@ def lift(
                 made, schedules={k: s for k, s in followed.groups[i].items() if k in made.hyperparameters}
             )
             groups.extend(_fitted(entry, made, native.slots))
+    groups = list(numbered(groups, [key for g in native.groups for key in g.params]))
     slots: dict[str, dict[str, np.ndarray]] = {}
     steps: dict[str, int] = {}
     for group in groups:
@@ -110,6 +111,7 @@ def lift(
                 if roles[p][1] != "step"
             }
             _check_shapes(slots[key], group.rule, f"{where}: parameter {key!r}")
+            slots[key] = _without_axes(slots[key], group.rule)
             steps[key] = _step(native, entry, key, bool(have), not group.rule.slots, step, where)
     if native.groups and not entry.step_slot and any(slots.values()) and step is None and _stepless(native):
         warnings.append(f"{entry.qualified} keeps no step count; parameters with state count as updated once")
@@ -164,7 +166,9 @@ def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> Train
                     f"{where}: parameter {key!r}: expected the slots {', '.join(group.rule.slot_names)}, "
                     f"found {', '.join(have)}; the file is damaged"
                 )
-            slots[key] = {fitting[0][p]: a for p, a in have.items() if fitting[0][p] != "step"}
+            held = {fitting[0][p]: a for p, a in have.items() if fitting[0][p] != "step"}
+            _check_shapes(held, group.rule, f"{where}: parameter {key!r}")
+            slots[key] = _without_axes(held, group.rule)
             steps[key] = native.steps.get(key) or 0
     followed = read_schedules(native, max(steps.values(), default=0))
     # MXNet's one group may be several of the emitted optimizer's.

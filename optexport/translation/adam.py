@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..ir import Value, absolute, maximum, sqrt, where
+from ..ir import absolute, maximum, sqrt
+from .adaptive import eps_change, eps_root_moves, next_c2
 from .moves import Maps, MoveInput, Situation, move
 
 __all__: list[str] = []
@@ -12,29 +13,22 @@ def _corrects(at: Situation) -> bool:
     return at.options["bias_correction"] == "both"
 
 
-def _next_c2(x: MoveInput) -> Value:
-    return 1 - x.hyper("beta2") ** (x.step + 1)
+eps_root_moves("adam")
 
 
-def _eps_change(x: MoveInput) -> Value:
-    """ε(1/√c2 − 1)/(√v̂ + ε) at the next update, v at the least that any gradient leaves of it.
-
-    Elements that never had a gradient (v = 0) do not move under either rule while that stays so.
-    """
-    c2, eps = _next_c2(x), x.hyper("eps")
-    v = x.slot("exp_avg_sq")
-    change = eps * (1 / sqrt(c2) - 1) / (sqrt(x.hyper("beta2") * v / c2) + eps)
-    return where(v <= 0, 0.0, change)
+def _one_place(at: Situation) -> bool:
+    """Without a correction of v after its maximum there is nothing for ε to be before or after."""
+    return at.options["bias_correction"] == "none" or at.options["amsgrad"] == "corrected"
 
 
 for _from, _to in (("outside", "hat"), ("hat", "outside")):
 
-    @move("adam", "at ε = 0 it has one place", eps=(_from, _to), when=lambda at: at.values["eps"] == 0)
+    @move("adam", "at ε = 0 it has one place", eps=(_from, _to),
+          when=lambda at: at.values["eps"] == 0 and not at.options["eps_root"])  # fmt: skip
     def no_eps(x: MoveInput) -> Maps:
         return {}
 
-    @move("adam", "without bias correction ε has one place", eps=(_from, _to),
-          when=lambda at: at.options["bias_correction"] == "none")  # fmt: skip
+    @move("adam", "where v is not corrected ε has one place", eps=(_from, _to), when=_one_place)
     def no_correction(x: MoveInput) -> Maps:
         return {}
 
@@ -43,11 +37,13 @@ for _from, _to in (("outside", "hat"), ("hat", "outside")):
         "ε keeps its value and changes its place",
         eps=(_from, _to),
         level="bounded",
-        when=lambda at: _corrects(at) and at.values["eps"] != 0,
+        when=lambda at: (
+            _corrects(at) and not _one_place(at) and at.values["eps"] != 0 and not at.options["eps_root"]
+        ),
         bound_text="ε(1/√c2 − 1)/(√v̂ + ε), falling to 0 as t grows",
     )
     def move_eps(x: MoveInput) -> Maps:
-        return {"bound": _eps_change(x)}
+        return {"bound": eps_change(x)}
 
 
 @move("adam", "T counts from 0 what t counts from 1", bias_correction=("both", "from_zero"))
@@ -74,24 +70,54 @@ for _from, _to in (("both", "none"), ("none", "both")):
         "bias correction ends, or starts",
         bias_correction=(_from, _to),
         level="bounded",
-        when=lambda at: at.options["eps"] == "hat",
+        when=lambda at: at.options["eps"] == "hat" and at.options["amsgrad"] != "corrected",
         bound_text="|√c2/c1 − 1|, falling to 0 as t grows",
     )
     def change_correction(x: MoveInput) -> Maps:
         c1 = 1 - x.hyper("beta1") ** (x.step + 1)
-        return {"bound": absolute(sqrt(_next_c2(x)) / c1 - 1)}
+        return {"bound": absolute(sqrt(next_c2(x)) / c1 - 1)}
 
 
-@move(
-    "adam",
-    "the running maximum is dropped",
-    amsgrad=("raw", "none"),
-    level="lossy",
-    dropped="max_exp_avg_sq (the target does not keep a maximum)",
-    drops=("max_exp_avg_sq",),
-)
-def drop_maximum(x: MoveInput) -> Maps:
-    return {}
+for _kind in ("raw", "corrected"):
+
+    @move(
+        "adam",
+        "the running maximum is dropped",
+        amsgrad=(_kind, "none"),
+        level="lossy",
+        dropped="max_exp_avg_sq (the target does not keep a maximum)",
+        drops=("max_exp_avg_sq",),
+    )
+    def drop_maximum(x: MoveInput) -> Maps:
+        return {}
+
+
+def _corrects_square(at: Situation) -> bool:
+    return at.options["bias_correction"] in ("both", "square") and at.options["eps"] == "outside"
+
+
+for _from, _to in (("raw", "corrected"), ("corrected", "raw")):
+
+    @move("adam", "without its correction v has one maximum", amsgrad=(_from, _to),
+          when=lambda at: at.options["bias_correction"] in ("none", "mean"))  # fmt: skip
+    def one_maximum(x: MoveInput) -> Maps:
+        return {}
+
+
+# max v_s/c2_s cannot be had from max v_s. With c2 of the next update the next update is the same;
+# later ones divide the old maximum by that c2 or by their own, which grows to 1.
+@move("adam", "x' = x/c2: the maximum is corrected for the next update", amsgrad=("raw", "corrected"),
+      level="bounded", when=_corrects_square, bound_text="1 − √c2, falling to 0 as t grows")  # fmt: skip
+def correct_maximum(x: MoveInput) -> Maps:
+    c2 = next_c2(x)
+    return {"slot:max_exp_avg_sq": x.slot("max_exp_avg_sq") / c2, "bound": 1 - sqrt(c2)}
+
+
+@move("adam", "x' = x·c2: the correction of the next update is taken off", amsgrad=("corrected", "raw"),
+      level="bounded", when=_corrects_square, bound_text="1/√c2 − 1, falling to 0 as t grows")  # fmt: skip
+def uncorrect_maximum(x: MoveInput) -> Maps:
+    c2 = next_c2(x)
+    return {"slot:max_exp_avg_sq": x.slot("max_exp_avg_sq") * c2, "bound": 1 / sqrt(c2) - 1}
 
 
 for _from, _to in (("decoupled", "decoupled_last"), ("decoupled_last", "decoupled")):

@@ -12,7 +12,7 @@ from ..dialects import Native, find
 from ..errors import OptexportError, UnknownNameError
 from ..rules import families, lookup
 from ..rules.base import OptionValue
-from ..specs import Group, Spec, native, spec
+from ..specs import Group, Spec, native, numbered, recounted, spec
 from ..state.training import MASTER, TrainingState
 from .moves import Situation
 from .search import Goal, Path, find_path, native_goals, rule_goal
@@ -65,7 +65,7 @@ def translate(
     slots, steps = dict(state.slots), dict(state.steps)
     for scheduled in state.spec.groups:
         group = scheduled.at(state.clock)
-        path = _route(group, to, _least_step(state, group))
+        path = _route(group, to, _least_step(state, group), len(state.names))
         why = _why_none(group, to) if path is None else _why_unscheduled(scheduled, group, path)
         if path is None or why:
             total = Verdict("none", notes=(why,))
@@ -74,11 +74,13 @@ def translate(
         total = verdict if total is None else total.beside(verdict)
         made.append(replace(_new_group(group, path, to), schedules=scheduled.schedules))
     total = total or Verdict()
+    # Groups that a count alone told apart are one again.
+    counted = any(h.numbers for g in state.spec.groups for h in g.rule.hyperparameters)
     source = state.dialect or "this state"
     accept(total, allow, f"{source} to {to}")
     new = replace(
         state,
-        spec=Spec(tuple(made)),
+        spec=Spec(recounted(made, state.ordered_names) if counted else numbered(made, state.ordered_names)),
         slots=slots,
         steps=steps,
         dialect=find(to).qualified if ":" in to else "",
@@ -102,11 +104,12 @@ def _least_step(state: TrainingState, group: Group) -> int | None:
     return min((state.steps[p] for p in group.params or () if state.slots.get(p)), default=0)
 
 
-def _route(group: Group, to: str, step: int | None) -> Path | None:
+def _route(group: Group, to: str, step: int | None, tensors: int | None) -> Path | None:
     family, goals = _target(group, to)
     if family != group.rule.family:
         return None
-    return find_path(Situation(family, group.rule.options, group.values(), step), family, goals)
+    at = Situation(family, group.rule.options, group.values(), step, tensors)
+    return find_path(at, family, goals)
 
 
 def _target(group: Group, to: str) -> tuple[str, list[Goal]]:
@@ -285,7 +288,7 @@ def explain(source: str, target: str, arguments: Mapping[str, Any] | None = None
 
 def _judge(group: Group, target: str) -> Verdict:
     """The verdict of one group's way to ``target``, no state at hand."""
-    path = _route(group, target, None)
+    path = _route(group, target, None, None)
     if path is None:
         return Verdict("none", notes=(_why_none(group, target),))
     verdict = Verdict()

@@ -14,17 +14,36 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from optexport.errors import HyperparameterError
 from optexport.ir.analysis import dead_slots
 from optexport.reference import run
-from optexport.rules import families
+from optexport.rules import Family, families
+from optexport.rules.base import Count
 from optexport.rules.common import GRADIENT_OPTIONS
 from optexport.translation.moves import Move, Situation, moves
 from optexport.translation.search import _valid
 
 SHAPE = (3, 4)
+# Where a parameter's shape decides options: a wide and a tall matrix, a vector, axes in any order.
+SHAPES = {
+    "adafactor": (SHAPE, (4, 3), (5,), (2, 3, 4), (4, 2, 3)),
+    "muon": (SHAPE, (4, 3), (5,)),
+}
+POSITIVE = (
+    "square_avg",
+    "sum",
+    "exp_inf",
+    "exp_avg_var",
+    "row_var",
+    "col_var",
+    "largest_var",
+    "second_var",
+    "variance",
+)
 FAMILIES = (
     *("sgd", "adam", "rmsprop", "adagrad"),
     *("adadelta", "ftrl", "ftml", "signum", "rprop", "asgd", "dcasgd"),
+    *("lamb", "lars", "adafactor", "muon", "schedule_free"),
     *("adamax", "nadam", "radam", "yogi", "adabelief", "novograd", "lion"),
 )
 CASES = [(f, m) for f in FAMILIES for m in moves(f)]
@@ -41,8 +60,8 @@ def _id(value: Any) -> str:
 
 
 @st.composite
-def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
-    """Options and hyperparameters from which the move starts."""
+def situations(draw: st.DrawFn, family: str, move: Move) -> tuple[Situation, tuple[int, ...]]:
+    """Options, hyperparameters and a parameter's shape from which the move starts."""
     fam = families()[family]
     options = {}
     for name, option in fam.options.items():
@@ -56,9 +75,15 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
             choices = ["float64"]  # rounding to float32 is no part of a map over the reals
         elif name in AROUND:
             choices = [option.default]  # what stands around the rule is the same on both sides
+        elif isinstance(option, Count):
+            choices = [option.default]
         if not choices:
             assume(False)
         options[name] = draw(st.sampled_from(choices))
+    shapes = [s for s in SHAPES.get(family, (SHAPE,)) if _fits(fam, move, options, s)]
+    assume(shapes)
+    shape = draw(st.sampled_from(shapes))
+    options = options if fam.fit is None else fam.fit(options, shape)
     rule = fam.rule(**options)
     values = {}
     for h in rule.hyperparameters:
@@ -66,27 +91,61 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> Situation:
         number = st.floats(max(low, 0.01), min(high, 0.95) if h.below else min(high, 1.5))
         special = [h.neutral] if h.neutral is not None else []
         special += [-1.0] if h.name == "rescale_grad" else []
+        special += [1.0] if h.name == "momentum_decay" else []
+        if h.name == "threshold":
+            number = st.sampled_from([5.0, 4.2])
+        elif h.whole and h.numbers:
+            number = st.sampled_from([0.0, 1.0, 3.0])
         values[h.name] = draw(st.one_of(number, *(st.just(s) for s in special)))
     # Adadelta's own learning rate is 1.
     values["lr"] = draw(st.one_of(st.floats(0.01, 0.3), *([st.just(1.0)] if family == "adadelta" else [])))
     if "lr_decay" in values:
         values["lr_decay"] = min(values["lr_decay"], 0.5)
-    return Situation(family, options, values, draw(st.integers(1, 50)))
+    if "place" in values:
+        values["place"] = min(values["tensors"], 2.0)
+    for name, numbers in CONSTANTS.get(family, {}).items():
+        if name in values:
+            values[name] = draw(st.sampled_from(numbers))
+    tensors = draw(st.sampled_from([None, 1, 3]))
+    return Situation(family, options, values, draw(st.integers(1, 50)), tensors), shape
+
+
+# Hyperparameters whose maps hold in a corner of their range alone, and what keeps a rule in bounds.
+CONSTANTS = {
+    "adafactor": {"eps1": (0.0, 1e-24, 1e-9, 0.3)},
+    "muon": {"eps": (0.0, 1e-15, 0.3), "ns_a": (3.4445,), "ns_b": (-4.775,), "ns_c": (2.0315,)},
+}
+
+
+def _fits(fam: Family, move: Move, options: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this shape can be where the move starts."""
+    if fam.fit is None:
+        return True
+    try:
+        fitted = fam.fit(options, shape)
+    except HyperparameterError:
+        return False
+    return all(fitted[o] == options[o] for o in move.change if o in options)
 
 
 def _state(
-    rng: np.random.Generator, family: str, options: dict[str, Any]
+    rng: np.random.Generator, at: Situation, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A state that a run could have: squares positive, the maximum above them, n > a²."""
     slots = {}
-    for s in families()[family].rule(**options).slots:
-        values = rng.standard_normal(s.shape_for(SHAPE))
-        slots[s.name] = values**2 + 2.0 if "sq" in s.name or s.name in ("square_avg", "sum") else values
+    for s in families()[at.family].rule(**at.options).slots:
+        values = rng.standard_normal(s.shape_for(shape))
+        slots[s.name] = values**2 + 2.0 if "sq" in s.name or s.name in POSITIVE else values
+    if "mu_product" in slots:
+        slots["mu_product"] = np.asarray(rng.uniform(0.05, 0.6))
     if "max_exp_avg_sq" in slots:
         slots["max_exp_avg_sq"] = slots["exp_avg_sq"] + 0.5
     if "grad_avg" in slots:
         slots["grad_avg"] = slots["grad_avg"] * 0.3
-    return rng.standard_normal(SHAPE), slots
+    if "weight_total" in slots:  # as one learning rate has left them
+        lr, power = at.values["lr"], at.values["weight_lr_power"]
+        slots |= {"weight_total": np.asarray((at.step or 0) * lr**power), "max_lr": np.asarray(lr)}
+    return rng.standard_normal(shape), slots
 
 
 def _update(
@@ -121,28 +180,33 @@ def _as_the_condition_says(
 @given(data=st.data())
 def test_square(family: str, move: Move, data: st.DataObject) -> None:
     fam = families()[family]
-    if not move.change.keys() <= fam.options.keys() or not all(
-        to in fam.options[o].choices for o, (_, to) in move.change.items()
-    ):
+    if not _valid(family, {o: to for o, (_, to) in move.change.items()}):
         pytest.skip("the family has no such option")
-    at = data.draw(situations(family, move))
+    at, shape = data.draw(situations(family, move))
     assume(move.applies(at) and _valid(family, move.options(at.options)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    w, slots = _state(rng, family, at.options)
-    g, step = rng.standard_normal(SHAPE), at.step or 0
+    w, slots = _state(rng, at, shape)
+    g, step = rng.standard_normal(shape), at.step or 0
     new_options = move.options(at.options)
 
     # translate, then update
-    moved, moved_step = move.state(at, step, slots, w, SHAPE, np.float64)
+    moved, moved_step = move.state(at, step, slots, w, shape, np.float64)
     expected = set(fam.rule(**new_options).slot_names)
     assert set(moved) == expected, "the move must give the new rule exactly its slots"
+    if fam.fit is not None:
+        assert fam.fit(new_options, shape) == new_options, (
+            "what the shape decides must be as the new rule has it"
+        )
     new_g, values = _as_the_condition_says(move, at, g, step)
     left = _update(family, new_options, values, moved_step, w, moved, new_g)
     # update, then translate
-    right = _update(family, at.options, at.values, step, w, slots, g)
+    run_at = {**at.values, **({"tensors": 1.0, "place": 1.0} if at.values.get("tensors") == 0 else {})}
+    right = _update(
+        family, at.options, run_at, step, w, slots, g
+    )  # parameters not counted yet: as the condition says
     new_w = right.pop("param")
     after = Situation(family, at.options, at.values, step + 1)
-    after_slots, after_step = move.state(after, step + 1, right, new_w, SHAPE, np.float64)
+    after_slots, after_step = move.state(after, step + 1, right, new_w, shape, np.float64)
 
     if move.level == "lossy":
         assert move.dropped, "a lossy move names what it drops"
@@ -154,10 +218,17 @@ def test_square(family: str, move: Move, data: st.DataObject) -> None:
         change = np.abs(left["param"] - new_w).max()
         length = max(np.abs(left["param"] - w).max(), np.abs(new_w - w).max())
         history = np.abs(slots["momentum_buffer"]).max() if "momentum_buffer" in slots else 0.0
+        if family == "muon":
+            history = 0.0  # its length is another than the update's
+        if family == "nadam":
+            history = _terms(at, step, slots, right)
         # An update with decay in it is longer than the step that the bound is relative to.
-        assert change <= bound * (1 + 1e-9) * max(length, history, _step_length(at, w, new_w)) + 1e-12
+        steps = (_step_length(at, w, new_w), _step_length(at, w, left["param"]))
+        assert change <= bound * (1 + 1e-9) * max(length, history, *steps) + 1e-12
         return
-    rtol = 1e-4 if "scalars" in move.change else 1e-11
+    # What is rounded to float32 is the same over the reals.
+    rounded = "scalars" in move.change or "float32" in {s for c in move.change.values() for s in c}
+    rtol = 1e-4 if rounded else 1e-11
     dead = dead_slots(fam.rule(**new_options).program)
     np.testing.assert_allclose(left.pop("param"), new_w, rtol=rtol, atol=rtol)
     for slot, value in left.items():
@@ -170,4 +241,17 @@ def _step_length(at: Situation, w: np.ndarray, new_w: np.ndarray) -> float:
     """Length of the update less its decay: at most |Δw| + δ|w|, undone where decay came last."""
     rate = 1.0 if at.options["decay"] == "independent" else at.values["lr"]
     decay = abs(rate * at.values.get("weight_decay", 0.0)) + abs(at.values.get("post_decay", 0.0))
+    decay += abs(rate * at.values.get("adam_weight_decay", 0.0))
     return float((np.abs(new_w - w) + decay * np.abs(w)).max() / max(1 - decay, 0.1))
+
+
+def _terms(at: Situation, step: int, slots: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> float:
+    """The largest that NAdam's two terms add up to, before the factor 1/(1 − P) that a bound is about.
+
+    They may cancel in the update itself. The gradient is had from the mean before and after.
+    """
+    beta1, beta2 = at.values["beta1"], at.values["beta2"]
+    g = (new["exp_avg"] - beta1 * slots["exp_avg"]) / (1 - beta1)
+    v = new["exp_avg_sq"] / (1 - beta2 ** (step + 1))
+    root = np.sqrt(v + at.values.get("eps_root", 0.0)) + at.values["eps"]
+    return float(at.values["lr"] * ((np.abs(g) + np.abs(new["exp_avg"])) / root).max())
