@@ -391,7 +391,9 @@ def emitted_state(state: TrainingState, module: str) -> NativeState:
         out.steps[name] = state.steps[name]
         full = state.full_slots(name) if state.slots.get(name) else {}
         master = full.pop(MASTER, None)
-        paths = {f"[{i}]": a for i, a in enumerate(full.values())}
+        # A scalar is an array of one: MXNet has none without dimensions.
+        scalars = {s.name for s in state.spec.group(name).rule.slots if s.shape == "scalar"}
+        paths = {f"[{i}]": a.reshape(1) if s in scalars else a for i, (s, a) in enumerate(full.items())}
         if master is not None:
             attributes["multi_precision"] = True
             paths = {"[0]": master, **{f"[1]{p}": a for p, a in paths.items()}}

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
+from ..rules import Rule
 from ..specs import Spec
 from .files import map_file, whole_or_nothing
 from .manifest import message_text, parse_message, spec_from_message, spec_to_message
@@ -295,7 +296,7 @@ def _agree(
     slots: Mapping[str, Mapping[str, np.ndarray]],
     steps: Mapping[str, int],
 ) -> None:
-    """Every parameter in one group, with slots that its rule has, all of one shape."""
+    """Every parameter in one group, with slots that its rule has, shaped as the rule says."""
     held: set[str] = set()
     for group in spec.groups:
         known = {*group.rule.slot_names, MASTER}
@@ -317,7 +318,7 @@ def _agree(
                     )
             if name in params:
                 arrays = {"value": params[name], **arrays}
-            if len({a.shape for a in arrays.values()}) > 1:
+            if not _fit_together(group.rule, arrays):
                 found = ", ".join(f"{s} {list(a.shape)}" for s, a in arrays.items())
                 raise CheckpointError(
                     f"{path}: parameter {name!r}: expected tensors of one shape, found {found}"
@@ -327,6 +328,19 @@ def _agree(
             raise CheckpointError(
                 f"{path}: parameter {name!r} of the manifest is in no group of the spec; the file was changed"
             )
+
+
+def _fit_together(rule: Rule, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the slots have the shapes that they have beside a parameter of the others' shape."""
+    slots = {s.name: s for s in rule.slots}
+    whole = [a.shape for name, a in arrays.items() if name not in slots or slots[name].shape == "param"]
+    if not whole:
+        return True
+    try:
+        expected = {n: slots[n].shape_for(whole[0]) if n in slots else whole[0] for n in arrays}
+    except (ArithmeticError, IndexError):  # an axis that such a parameter does not have
+        return False
+    return all(a.shape == expected[n] for n, a in arrays.items())
 
 
 def digests(path: str) -> dict[str, str]:

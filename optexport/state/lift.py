@@ -263,6 +263,12 @@ def _check_shapes(slots: Mapping[str, np.ndarray], rule: Rule, where: str) -> No
         raise CheckpointError(f"{where}: expected slots of one shape, found {found}; the file is damaged")
 
 
+def _without_axes(slots: Mapping[str, np.ndarray], rule: Rule) -> dict[str, np.ndarray]:
+    """A scalar has no axes here, though in some files it is an array of one."""
+    scalars = {s.name for s in rule.slots if s.shape == "scalar"}
+    return {n: a.reshape(()) if n in scalars else a for n, a in slots.items()}
+
+
 def _step(
     native: NativeState,
     entry: Native,

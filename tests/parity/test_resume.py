@@ -108,6 +108,28 @@ PORTS = [
     Port("mxnet:rmsprop", "onnx", "exact", {"learning_rate": 0.01}),
     Port("mxnet:adagrad", "torch:Adagrad", "bounded", {"learning_rate": 0.1, "eps": 1e-6}, allow="bounded"),
     Port("mxnet:adagrad", "onnx", "exact", {"learning_rate": 0.1, "wd": 0.1}),
+    Port("torch:Adadelta", "mxnet:adadelta", "conditional", {"lr": 1.0, "eps": 1e-4}),
+    Port("torch:Adadelta", "onnx", "exact", {"lr": 0.5, "weight_decay": 0.1}, lr_factor=0.1),
+    Port("mxnet:adadelta", "torch:Adadelta", "exact", {"learning_rate": 0.3}),
+    Port("mxnet:adadelta", "emit:torch", "exact", {"learning_rate": 0.3, "wd": 0.01, "clip_gradient": 0.5}),
+    Port("torch:Rprop", "emit:mxnet", "exact", {"lr": 0.01}),
+    Port("torch:Rprop", "onnx", "exact", {"lr": 0.01}, lr_factor=0.1),
+    Port("torch:ASGD", "emit:mxnet", "exact", {"lr": 0.1, "lambd": 0.1, "t0": 5.0, "weight_decay": 0.1}),
+    Port("torch:ASGD", "onnx", "exact", {"lr": 0.1, "lambd": 0.1, "t0": 5.0}),
+    Port("mxnet:ftrl", "emit:torch", "exact", {"learning_rate": 0.1, "wd": 0.1}),
+    Port("mxnet:ftrl", "onnx", "exact", {"learning_rate": 0.1, "lamda1": 0.2}, lr_factor=0.1),
+    Port("mxnet:ftml", "emit:torch", "exact", {"learning_rate": 0.1, "wd": 0.1, "beta2": 0.9}),
+    Port("mxnet:ftml", "onnx", "exact", {"learning_rate": 0.1, "beta2": 0.9}),
+    Port("mxnet:signum", "emit:torch", "exact", {"learning_rate": 0.01, "wd": 0.1, "wd_lh": 0.2}),
+    Port("mxnet:dcasgd", "emit:torch", "exact", {"learning_rate": 0.1, "lamda": 0.5, "wd": 0.1}),
+    Port("mxnet:dcasgd", "onnx", "exact", {"learning_rate": 0.1, "lamda": 0.5}),
+    # 10 gradients are two whole batches; the third has a rate of its own in the warm-up.
+    Port(
+        "mxnet:lbsgd",
+        "emit:torch",
+        "exact",
+        {"learning_rate": 0.01, "momentum": 0.9, "batch_scale": 5, "warmup_epochs": 1, "wd": 0.1},
+    ),
 ]
 
 
