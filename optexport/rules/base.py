@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from numbers import Real
 from typing import Any
@@ -143,6 +143,11 @@ class Slot:
         if self.shape == "scalar":
             return FLOAT32 if self.dtype == "float32" else FLOAT64
         return TENSOR if self.shape == "param" else ARRAY
+
+    def sized(self, options: Mapping[str, OptionValue]) -> Slot:
+        """With the length of its history in place of the option that says it."""
+        kind, _, of = self.shape.partition(":")
+        return replace(self, shape=f"{kind}:{options[of]}") if kind == "history" and of in options else self
 
     def shape_for(self, param: Sequence[int]) -> tuple[int, ...]:
         """Its shape beside a parameter of this shape."""
@@ -332,7 +337,7 @@ def _trace(name: str, options: tuple[tuple[str, OptionValue], ...]) -> Rule:
         if fam.fit is not None and any(dict(options).get(o) != v for o, v in other.items()):
             alike = _program(fam, {**dict(options), **other})
             read |= {i.name for i in alike.inputs("hyper")}
-    slots = tuple(s for s in fam.slots.values() if s.name in program.outputs)
+    slots = tuple(s.sized(dict(options)) for s in fam.slots.values() if s.name in program.outputs)
     # Every optimizer has a learning rate, if only to ignore it.
     needed = read | {"lr"} | {s.init for s in slots if s.init in fam.hyperparameters}
     hypers = tuple(h for h in fam.hyperparameters.values() if h.name in needed)

@@ -27,6 +27,7 @@ from . import (  # noqa: F401  (each registers its family)
     group_adagrad,
     lamb,
     lars,
+    lbfgs,
     lbsgd,
     lion,
     muon,
@@ -189,6 +190,20 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("optimistic", "optimistic", {"direction": "gradient", "decay": "none", **PLAIN}, {"lr": 1e-2}),
         Entry("optimistic_adam", "optimistic", {"direction": "adam", "decay": "none", **PLAIN}, {}),
         Entry("fromage", "fromage", {"decay": "none", **PLAIN}, {"lr": 1e-2}),
+        Entry(
+            "lbfgs",
+            "lbfgs",
+            {
+                "history": 10,
+                "pairs": "every",
+                "scale": "newest",
+                "first": "l2",
+                "stop": "never",
+                "last": "param",
+                **PLAIN,
+            },
+            {"lr": 1.0},
+        ),
         Entry("noisy_sgd", "noisy_sgd", {"decay": "none", **PLAIN}, {"lr": 1e-2}),
     )
 }
