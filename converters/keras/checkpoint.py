@@ -264,8 +264,8 @@ def _variables(state: NativeState, where: str) -> list[np.ndarray]:
     rate = np.asarray(group.arguments["learning_rate"], np.float64)
     if is_emitted(group.arguments):
         count = max((state.steps.get(p) or 0 for p in group.params), default=0)
-        order = emitted_order(group.arguments, group.params)
-        return [np.asarray(count, np.int64), rate, *(state.slots[p][s] for p, s in order)]
+        places = emitted_order(group.arguments, group.params)
+        return [np.asarray(count, np.int64), rate, *(state.slots[p][s] for p, s in places)]
     steps = {state.steps.get(p) or 0 for p in group.params}
     if len(steps) > 1:
         raise CheckpointError(

@@ -222,8 +222,10 @@ def _floats(dtype: str) -> Iterator[None]:
     with ExitStack() as stack:
         if keras.config.backend() == "jax" and dtype == "float64":
             import jax
+            import jax.experimental
 
-            stack.enter_context(jax.enable_x64(True))
+            switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+            stack.enter_context(switch(True))
         stack.callback(keras.config.set_floatx, before)
         keras.config.set_floatx(dtype)
         yield
