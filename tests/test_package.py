@@ -266,7 +266,7 @@ def test_the_descriptors_have_every_message_and_field_of_the_proto():
             found[name][field] = int(number)
     for name, fields in found.items():
         assert {f.name: f.number for f in message(name).DESCRIPTOR.fields} == fields
-    assert len(found) == 10
+    assert len(found) == 11
 
 
 def project() -> dict[str, Any]:
