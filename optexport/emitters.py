@@ -12,6 +12,7 @@ from typing import Any
 
 from .dialects import converter, frameworks
 from .errors import HyperparameterError, UnknownNameError
+from .rules import families
 from .schedules.inline import inline
 from .specs import Spec
 
@@ -32,7 +33,7 @@ def emit(spec: Spec, target: str, params: Mapping[str, Any] | None = None, **opt
 
     Raises:
         UnknownNameError: no such target, it cannot emit, or an option that it does not have.
-        HyperparameterError: a shape that is none.
+        HyperparameterError: a shape that is none, or no shapes for a rule that follows from them.
 
     >>> from optexport import spec
     >>> print(emit(spec("sgd", lr=0.1), "torch").splitlines()[0])
@@ -46,7 +47,20 @@ def emit(spec: Spec, target: str, params: Mapping[str, Any] | None = None, **opt
             f"emit {target}: unknown option {unknown[0]!r}; expected one of {', '.join(known) or 'none'}"
         )
     spec, options = _with_schedules(spec, options, "runtime" in known)
+    if params is None and "layout" not in known:
+        _check_shapeless(spec, target)
     return emitter(spec, None if params is None else _shapes(params), **options)
+
+
+def _check_shapeless(spec: Spec, target: str) -> None:
+    """Refuse a rule that follows from the parameters' shapes where there are none."""
+    for group in spec.groups:
+        fam = families().get(group.rule.family)
+        if group.params is None and fam is not None and fam.fit is not None:
+            raise HyperparameterError(
+                f"emit {target}: rule {fam.name} depends on the shape of each parameter; expected params="
+                "{name: shape}, found none; on the command line --model FILE or --param NAME:SHAPE"
+            )
 
 
 def _with_schedules(spec: Spec, options: dict[str, Any], runtime: bool) -> tuple[Spec, dict[str, Any]]:

@@ -17,9 +17,9 @@ __all__ = ["command"]
 @click.option("--rule", required=True, metavar="R", help="A rule of the catalogue, or FRAMEWORK:NAME.")
 @click.option("--hyper", multiple=True, metavar="K=V", help="A hyperparameter or option, as in lr=0.01.")
 @click.option(
-    "--param", multiple=True, metavar="NAME:SHAPE", help="A parameter, as in fc.weight:16x8 (ONNX)."
+    "--param", multiple=True, metavar="NAME:SHAPE", help="A parameter, as in fc.weight:16x8."
 )
-@click.option("--model", metavar="FILE", help="A weights file: its parameters, with names and shapes (ONNX).")
+@click.option("--model", metavar="FILE", help="A weights file: its parameters, with names and shapes.")
 @click.option(
     "--runtime", multiple=True, metavar="NAME", help="Hyperparameters that stay inputs (ONNX). [default: lr]"
 )
@@ -37,7 +37,7 @@ def command(
     output: str,
     as_json: bool,
 ) -> None:
-    """Write a rule for TARGET: onnx (an update graph), mxnet or torch (a readable optimizer module)."""
+    """Write a rule for TARGET: onnx (an update graph), mxnet, torch, optax or keras (a readable module)."""
     from ..emitters import emit
     from ..specs import native, spec
 

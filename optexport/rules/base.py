@@ -111,9 +111,9 @@ class Hyper:
                 number = float(value)
             except OverflowError:
                 number = math.nan
-            if self.low <= number <= self.high and not (self.below and number == self.high):
-                if not self.whole or number.is_integer():
-                    return number
+            inside = self.low <= number <= self.high and not (self.below and number == self.high)
+            if inside and (not self.whole or number.is_integer()):
+                return number
         raise HyperparameterError(
             f"{where}: {self.name!r} expected {self.kind} in {self.range}, found {value!r}"
         )
@@ -152,7 +152,7 @@ class Slot:
     def shape_for(self, param: Sequence[int]) -> tuple[int, ...]:
         """Its shape beside a parameter of this shape."""
         kind, _, number = self.shape.partition(":")
-        shape = tuple(int(n) for n in param)
+        shape = tuple(param)
         if kind == "scalar":
             return ()
         if kind == "history":
