@@ -106,12 +106,19 @@ def rules_of(spec: Spec) -> dict[str, Rule]:
     """The distinct rules of a spec by `rule_name`, in the order of its groups.
 
     Raises:
-        HyperparameterError: the spec has no group.
+        HyperparameterError: the spec has no group, or one whose rule counts parameters that are not
+            known yet.
     """
     if not spec.groups:
         raise HyperparameterError("spec: expected at least one parameter group, found none")
     found: dict[str, Rule] = {}
     for group in spec.groups:
+        for h in group.rule.hyperparameters:
+            if h.numbers and not group.hyperparameters[h.name]:
+                raise HyperparameterError(
+                    f"{group.native or group.rule.family}: {h.name!r} ({h.doc}) depends on the optimizer's "
+                    "parameters; expected their names and shapes, found none; pass params="
+                )
         found.setdefault(rule_name(group.rule), group.rule)
     return found
 

@@ -20,8 +20,10 @@ def torch(file: str, name: str, start: Arrays, grads: list[Arrays], lr: float) -
 
 
 def emitted_torch(file: str, module: Path, start: Arrays, grads: list[Arrays], lr: float) -> Iterator[Arrays]:
-    """``load_state_dict`` of the emitted class."""
-    return _torch(_emitted_class(module), file, start, grads)
+    """``load_state_dict`` of the emitted class; a module with groups makes them."""
+    made = importlib.import_module(module.stem)
+    kind, groups = _emitted_class(module), getattr(made, "param_groups", None)
+    yield from _torch(kind, file, start, grads, groups)
 
 
 def _emitted_class(module: Path) -> Any:
@@ -29,11 +31,11 @@ def _emitted_class(module: Path) -> Any:
     return next(v for k, v in vars(made).items() if k.startswith("Optexport"))
 
 
-def _torch(make: Any, file: str, start: Arrays, grads: list[Arrays]) -> Iterator[Arrays]:
+def _torch(make: Any, file: str, start: Arrays, grads: list[Arrays], groups: Any = None) -> Iterator[Arrays]:
     import torch
 
     tensors = {n: torch.nn.Parameter(torch.from_numpy(v.copy())) for n, v in start.items()}
-    optimizer = make(list(tensors.values()))
+    optimizer = make(list(tensors.values()) if groups is None else groups(tensors.items()))
     optimizer.load_state_dict(torch.load(file, weights_only=True))
     for g in grads:
         for n, v in tensors.items():

@@ -123,6 +123,19 @@ PORTS = [
     Port("mxnet:signum", "emit:torch", "exact", {"learning_rate": 0.01, "wd": 0.1, "wd_lh": 0.2}),
     Port("mxnet:dcasgd", "emit:torch", "exact", {"learning_rate": 0.1, "lamda": 0.5, "wd": 0.1}),
     Port("mxnet:dcasgd", "onnx", "exact", {"learning_rate": 0.1, "lamda": 0.5}),
+    Port("torch:Adamax", "mxnet:adamax", "bounded", {"lr": 0.01, "eps": 1e-3}, allow="bounded"),
+    Port(
+        "torch:Adamax", "emit:mxnet", "exact", {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1}, lr_factor=0.1
+    ),
+    Port("torch:Adamax", "onnx", "exact", {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1}, lr_factor=0.1),
+    Port("torch:NAdam", "emit:mxnet", "exact", {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}),
+    Port("torch:NAdam", "onnx", "exact", {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}),
+    Port("torch:NAdam", "mxnet:nadam", "bounded", {"lr": 0.01, "weight_decay": 0.1}, allow="bounded"),
+    Port("mxnet:nadam", "emit:torch", "exact", {"learning_rate": 0.01, "wd": 0.1, "clip_gradient": 0.5}),
+    Port("mxnet:nadam", "onnx", "exact", {"learning_rate": 0.01, "wd": 0.1}, lr_factor=0.1),
+    Port("mxnet:nadam", "torch:NAdam", "bounded", {"learning_rate": 0.01, "wd": 0.1}, allow="bounded"),
+    Port("torch:RAdam", "emit:mxnet", "exact", {"lr": 0.01, "weight_decay": 0.1}),
+    Port("torch:RAdam", "onnx", "exact", {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.1}),
     # 10 gradients are two whole batches; the third has a rate of its own in the warm-up.
     Port(
         "mxnet:lbsgd",

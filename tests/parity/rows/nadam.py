@@ -23,7 +23,7 @@ ROWS = [
         "nadam",
         "three tensors, decay inside the clip",
         learning_rate=0.01,
-        beta1=0.5,
+        beta1=0.8,
         beta2=0.9,
         schedule_decay=0.1,
         wd=0.1,
