@@ -8,6 +8,7 @@ share, and what is refused. An optimizer has one set of arguments for all parame
 from __future__ import annotations
 
 from ._arrange import arrange
+from .chain import chain_entry
 from .optimizers import (
     adadelta,
     adagrad,
@@ -31,7 +32,7 @@ from .optimizers.common import OptaxNative
 
 __all__ = ["ABSENT", "OPTIMIZERS", "arrange"]
 
-OPTIMIZERS: tuple[OptaxNative, ...] = (
+ALIASES: tuple[OptaxNative, ...] = (
     *sgd.ROWS,
     *adam.ROWS,
     *adamax.ROWS,
@@ -50,6 +51,7 @@ OPTIMIZERS: tuple[OptaxNative, ...] = (
     *schedule_free.ROWS,
     *others.ROWS,
 )
+OPTIMIZERS: tuple[OptaxNative, ...] = (*ALIASES, chain_entry(ALIASES))
 
 _VALUE = "its step needs the value of the loss, which no other optimizer is given"
 _DISTANCE = "its rate follows the distance from the first weights, over all of them; no counterpart anywhere"

@@ -20,6 +20,7 @@ from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
+from .chain import ChainNative, normal, with_lr
 from .emit import emit, factory_name
 from .optimizers.common import Each, OptaxNative, Shared
 
@@ -113,7 +114,9 @@ class _Native:
 
     def update(self, grads: Arrays, lr: float | None) -> None:
         arguments = dict(self.arguments)
-        if lr is not None:
+        if lr is not None and isinstance(self.entry, ChainNative):
+            arguments["links"] = with_lr(arguments["links"], lr, self.entry.rows)
+        elif lr is not None:
             self.entry.links["lr"].write(arguments, lr)
         with _width(self.dtype):
             made = {n: jnp.asarray(np.asarray(grads[n]), self.dtype) for n in self.params}
@@ -142,10 +145,17 @@ def build(entry: OptaxNative, arguments: Mapping[str, Any]) -> optax.GradientTra
     Raises:
         UnknownNameError: neither optax nor optax.contrib has it.
     """
+    if isinstance(entry, ChainNative):
+        return optax.chain(*(_link(n, a) for n, a in normal(arguments["links"])))
     make = getattr(optax, entry.name, None) or getattr(optax.contrib, entry.name, None)
     if make is None:
         raise UnknownNameError(f"{entry.qualified}: expected a name of optax or optax.contrib")
     return make(**arguments)
+
+
+def _link(name: str, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
+    make = getattr(optax, name, None) or getattr(optax.contrib, name)
+    return make(**{"learning_rate" if k == "lr" else k: v for k, v in arguments.items()})
 
 
 def leaves(layout: Any, state: Any) -> Iterator[tuple[Any, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optexport import native
 from optexport.parity import Problem, problem
 
 BOTH = ("float64", "float32")
@@ -37,6 +38,8 @@ class Row:
 
     @property
     def lr(self) -> float:
+        if "links" in self.arguments:
+            return float(native(self.optimizer, **self.arguments).groups[-1].hyperparameters["lr"])
         return float(self.arguments.get("lr", self.arguments.get("learning_rate")))
 
     def problem(self, dtype: str) -> Problem:

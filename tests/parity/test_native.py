@@ -23,12 +23,14 @@ def test_rule_is_what_the_framework_computes(row: Row, dtype: str) -> None:
     states = referee(spec, p.params, p.grads, lrs, noise=p.noise)
     # The framework's own draws are made of the same numbers.
     given = {"noise": p.noise} if spec.groups[-1].rule.program.inputs("noise") else {}
-    snapshots = run.native_snapshots(row.optimizer, row.arguments, p.params, p.grads, lrs, dtype=dtype, **given)
+    snapshots = run.native_snapshots(
+        row.optimizer, row.arguments, p.params, p.grads, lrs, dtype=dtype, **given
+    )
     mismatch, _ = compare_runs(
         states,
         snapshots,
         dtype,
-        native=row.optimizer,
+        native=spec.groups[-1].native,
         amplification=row.amplification,
         floor=row.floor_in(dtype),
     )

@@ -26,6 +26,7 @@ from optexport.rules.base import OptionValue
 __all__ = [
     "COUNT",
     "EMPTY",
+    "LINKS_KEY",
     "NEXT_COUNT",
     "Arguments",
     "Constant",
@@ -47,6 +48,8 @@ State = Any
 COUNT = "#count"
 NEXT_COUNT = "#count+1"
 EMPTY: Mapping[str, Any] = {}
+# Among a group's arguments: the links of the chain that it was given as, beside the alias' own.
+LINKS_KEY = "#links"
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def native(
         slots=slots,
         variants=tuple({**v, **d} for v in variants for d in decay),
         aliases={"lr": "learning_rate"},
+        inert=others.pop("inert", frozenset()) | {LINKS_KEY},
         validate=check,
         transform=transform,
         state=state,

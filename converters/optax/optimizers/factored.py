@@ -25,7 +25,7 @@ __all__ = ["ROWS"]
 def _adafactor(a: Arguments) -> dict[str, OptionValue]:
     return {
         "factoring": "largest_axes" if a["factored"] else "never",
-        "axes": "0,1" if a["factored"] else "small",
+        "axes": "-2,-1" if a["factored"] else "small",
         "min_size": int(a["min_dim_size_to_factor"]) if a["factored"] else 0,
         "eps1": "added",
         "rate": "plain",

@@ -106,7 +106,6 @@ ROWS = (
         _plain,
         state=lambda _: ({"count": "#count", "rng_key": Constant(None)}, EMPTY),
         links={"noise_variance": Link("eta"), "noise_decay": Link("gamma")},
-        inert=frozenset({"seed"}),
         note="its noise comes from a random key, which is not carried: a port goes on with noise of its own",
     ),
 )
