@@ -31,6 +31,14 @@ VALUES = {
     "clip_weights": 1.1,
     "rescale_grad": 0.5,
     "clip_gradient": 0.9,
+    # Whole calls, a range that holds the steps, and a batch that the fourth call completes.
+    "etaplus": 1.3,
+    "etaminus": 0.6,
+    "step_size_min": 0.01,
+    "step_size_max": 9.0,
+    "batch_scale": 2.0,
+    "first_call": 2.0,
+    "warmup_calls": 9.0,
     "max_norm": 0.6,
     "max_norm_eps": 1e-6,
     "accumulation_steps": 2.0,
@@ -43,6 +51,11 @@ VALUES = {
     "slow_step_size": 0.35,
     "average_decay": 0.65,
     "average_period": 2.5,
+    "eps_root": 2e-3,
+    "threshold": 4.5,
+    "momentum_decay": 0.3,
+    "place": 2.0,
+    "tensors": 3.0,
 }
 
 
@@ -93,7 +106,8 @@ def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] | None = None, step
     out: dict[str, Any] = {"param": rng.normal(size=shape), "grad": rng.normal(size=shape), "step": step}
     out |= {"noise": rng.normal(size=shape), "hessian": rng.normal(size=shape) ** 2}
     for s in rule.slots:
-        out[f"slot:{s.name}"] = rng.normal(size=s.shape_for(shape)) ** 2 + 1.0
+        value = rng.normal(size=s.shape_for(shape)) ** 2 + 1.0
+        out[f"slot:{s.name}"] = np.asarray(value, s.dtype_for(np.float64))
     if {"grad_avg", "square_avg"} <= set(rule.slot_names):
         out["slot:grad_avg"] = rng.normal(size=shape) / 4  # a mean square is never below the squared mean
     return out | {f"hyper:{h.name}": value_of(h) for h in rule.hyperparameters}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -56,7 +57,34 @@ _NUMPY = {
     "sum": np.sum,
     "mean": np.mean,
     "norm": np.linalg.norm,
+    "floor": np.floor,
+    "choose": np.where,
+    "mean_last": functools.partial(np.mean, axis=-1, keepdims=True),
 }
+
+
+def chosen(text: str) -> str:
+    """``(a if c else b)`` as ``choose(c, a, b)``, which takes arrays."""
+    start = text.find("(")
+    if start < 0:
+        return text
+    depth, end = 0, start
+    for end in range(start, len(text)):
+        depth += (text[end] == "(") - (text[end] == ")")
+        if depth == 0:
+            break
+    inner, rest = text[start + 1 : end], chosen(text[end + 1 :])
+    at = {word: _at_top(inner, word) for word in (" if ", " else ")}
+    if at[" if "] < 0:
+        return f"{text[:start]}({chosen(inner)}){rest}"
+    a, c, b = inner[: at[" if "]], inner[at[" if "] + 4 : at[" else "]], inner[at[" else "] + 6 :]
+    return f"{text[:start]}choose({chosen(c)}, {chosen(a)}, {chosen(b)}){rest}"
+
+
+def _at_top(text: str, word: str) -> int:
+    """Where a word stands outside all parentheses, −1 if nowhere."""
+    places = [m.start() for m in re.finditer(re.escape(word), text)]
+    return next((i for i in places if text[:i].count("(") == text[:i].count(")")), -1)
 
 
 def evaluated(lines: list[str], known: dict[str, Any]) -> dict[str, Any]:
@@ -79,9 +107,10 @@ def evaluated(lines: list[str], known: dict[str, Any]) -> dict[str, Any]:
             .replace("√", "sqrt")
         )
         text = re.sub(r"‖([^‖]*)‖", r"norm(\1)", re.sub(r"\|([^|]*)\|", r"abs(\1)", text))
-        text = re.sub(r"\((\S+) if (.*?) else", r"(\1 if \2 else", text).replace("≤", "<=")
+        text = re.sub(r"⌊([^⌊⌋]*)⌋", r"floor(\1)", text).replace("mean_-1(", "mean_last(")
+        text = chosen(text).replace("≤", "<=")
         text = re.sub(r"(?<![<>]) = ", " == ", text)
-        return re.sub(r"[^\W\d][\w\u0302\u0303]*'?|\d\S*(?=e)", name, text)
+        return re.sub(r"[^\W\d][\w\u0302\u0303\u0304]*'?|\d[\d.]*(?:e[-+]?\d+)?", name, text)
 
     values = {python(k): v for k, v in known.items()}
     for line in lines:
