@@ -224,7 +224,7 @@ def _floats(dtype: str) -> Iterator[None]:
             import jax
             import jax.experimental
 
-            switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+            switch = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
             stack.enter_context(switch(True))
         stack.callback(keras.config.set_floatx, before)
         keras.config.set_floatx(dtype)
