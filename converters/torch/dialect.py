@@ -16,6 +16,7 @@ from .optimizers import (
     adam,
     adamax,
     asgd,
+    lbfgs,
     muon,
     nadam,
     radam,
@@ -39,4 +40,5 @@ OPTIMIZERS: tuple[Native, ...] = (
     *asgd.ROWS,
     *adafactor.ROWS,
     *muon.ROWS,
+    *lbfgs.ROWS,
 )

@@ -16,6 +16,7 @@ from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
+from ._flat import spread
 from .emit import emit
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
@@ -162,6 +163,8 @@ def _steps(
             key: {tensors[n]: _tensor(v, dtype) for n, v in values[number].items()}
             for key, values in (extras or {}).items()
         }
+        if isinstance(optimizer, torch.optim.LBFGS):
+            beside["closure"] = lambda: torch.zeros(())  # the gradients are there already
         optimizer.step(**beside)
         params = {n: t.detach().numpy().copy() for n, t in tensors.items()}
         slots = {
@@ -172,6 +175,10 @@ def _steps(
             }
             for n, t in tensors.items()
         }
+        if isinstance(optimizer, torch.optim.LBFGS):
+            shapes = {n: tuple(t.shape) for n, t in tensors.items()}
+            (group,) = optimizer.param_groups
+            slots = spread(optimizer.state[group["params"][0]], shapes, group["history_size"])
         yield params, slots
 
 

@@ -52,12 +52,29 @@ def mutants(program: Program) -> Iterator[tuple[str, Program]]:
     for i, node in enumerate(program.nodes):
         if i not in live:
             continue
+        if node.op in ("sum", "mean") and _sign_alone(program, i):
+            continue
         changed = _changed(program, node)
         if changed is None and node.op in ("rounded", "group_sum"):
             yield _where(i, node), _bypassed(program, i)
         elif changed is not None:
             nodes = (*program.nodes[:i], changed, *program.nodes[i + 1 :])
             yield _where(i, node), Program(nodes, program.outputs)
+
+
+def _sign_alone(program: Program, i: int) -> bool:
+    """Whether node ``i`` is only compared with 0, as it is or summed over the group: a sum and a mean have
+    one sign, so that neither can stand in for the other unnoticed."""
+    users = [k for k, n in enumerate(program.nodes) if i in n.args]
+    if i in program.outputs.values() or not users:
+        return False
+    return all(
+        _sign_alone(program, k)
+        if program.nodes[k].op == "group_sum"
+        else program.nodes[k].op in ("eq", "lt", "le")
+        and any(program.nodes[a].op == "const" and program.nodes[a].attr == 0 for a in program.nodes[k].args)
+        for k in users
+    )
 
 
 def _where(i: int, node: Node) -> str:

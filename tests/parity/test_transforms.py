@@ -13,11 +13,11 @@ import pytest
 
 import optexport as ox
 from optexport.parity import compare_runs, problem, referee
+from optexport.parity.mutants import mutants
 from optexport.parity.problems import Problem
 from optexport.specs import Spec
 from tests.parity.backends import require_native
 from tests.parity.record import BOTH, F32
-from tests.parity.test_mutation import mutants
 
 Arrays = dict[str, np.ndarray]
 Snapshots = Iterator[tuple[Arrays, dict[str, Arrays]]]
