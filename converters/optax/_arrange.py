@@ -32,6 +32,8 @@ def arrange(native: NativeState, entry: OptaxNative, given: Mapping[str, Any], w
         return native
     (group,) = native.groups
     known = {k: v for k, v in group.arguments.items() if k in entry.arguments}
+    if "links" in entry.arguments and "links" in given:  # a chain has its learning rate in a link
+        known = {"links": given["links"]}
     named = {entry.aliases.get(k, k): v for k, v in given.items()}
     layout = entry.state(entry.complete({**known, **named}))
     found = find_states(layout, tree)

@@ -72,7 +72,7 @@ class Resolved:
         rule = self.rule
         values = {**self.row.hyperparameters(self.arguments, rule), **self.values}
         checked = {h.name: h.check(_WHERE, values[h.name]) for h in rule.hyperparameters}
-        arguments = {**self.arguments, LINKS_KEY: tuple(links)}
+        arguments = {**self.arguments, LINKS_KEY: [[name, dict(given)] for name, given in links]}
         return Group(rule, checked, params, native=self.row.qualified, arguments=arguments)
 
 
@@ -124,7 +124,6 @@ def resolve(given: Any, rows: Mapping[str, OptaxNative]) -> Resolved:
     cores = {r.transform: (r.name, {}, {}) for r in reversed(rows.values()) if r.transform}
     cores = {**cores, **_OTHER_CORES}
     start = next((i for i, (n, _) in enumerate(links) if n.lower() in rows or n in cores), None)
-    first_rate = next((i for i, (n, _) in enumerate(links) if n in _RATES), len(links))
     if start is None:  # plain SGD: the last factor is the learning rate
         last = max((i for i, (n, _) in enumerate(links) if n in _RATES), default=None)
         if last is None:
@@ -136,7 +135,6 @@ def resolve(given: Any, rows: Mapping[str, OptaxNative]) -> Resolved:
         name, arguments = links[start]
         out = _core(start + 1, name, arguments, rows, cores)
         rest = start + 1
-    del first_rate
     _before(links[:start], out)
     alias = rest > start and links[start][0].lower() in rows
     _after(links, rest, out, alias, start)

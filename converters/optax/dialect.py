@@ -7,8 +7,10 @@ share, and what is refused. An optimizer has one set of arguments for all parame
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._arrange import arrange
-from .chain import chain_entry
+from .chain import chain_entry, resolve
 from .optimizers import (
     adadelta,
     adagrad,
@@ -28,9 +30,9 @@ from .optimizers import (
     sgd,
     signum,
 )
-from .optimizers.common import OptaxNative
+from .optimizers.common import OptaxNative, State
 
-__all__ = ["ABSENT", "OPTIMIZERS", "arrange"]
+__all__ = ["ABSENT", "ALIASES", "OPTIMIZERS", "arrange", "chain_state"]
 
 ALIASES: tuple[OptaxNative, ...] = (
     *sgd.ROWS,
@@ -52,6 +54,12 @@ ALIASES: tuple[OptaxNative, ...] = (
     *others.ROWS,
 )
 OPTIMIZERS: tuple[OptaxNative, ...] = (*ALIASES, chain_entry(ALIASES))
+
+
+def chain_state(links: Any) -> State:
+    """How the state of a chain of these links is nested."""
+    return resolve(links, {r.name.lower(): r for r in ALIASES}).state
+
 
 _VALUE = "its step needs the value of the loss, which no other optimizer is given"
 _DISTANCE = "its rate follows the distance from the first weights, over all of them; no counterpart anywhere"

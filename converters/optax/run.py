@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import jax
@@ -15,16 +16,18 @@ import optax.contrib
 
 from optexport import source
 from optexport.dialects import find
-from optexport.errors import HyperparameterError, UnknownNameError
+from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
+from optexport.state.files import map_file
 from optexport.state.training import TrainingState
 
+from ._msgpack import load_msgpack
 from .chain import ChainNative, normal, with_lr
 from .emit import emit, factory_name
 from .optimizers.common import Each, OptaxNative, Shared
 
-__all__ = ["native_snapshots", "snapshots"]
+__all__ = ["native_resume", "native_snapshots", "snapshots"]
 
 Arrays = Mapping[str, Any]
 Slots = dict[str, dict[str, np.ndarray[Any, Any]]]
@@ -285,3 +288,55 @@ def _start(
             for n, old in getattr(state, slot).items()
         }
     return state._replace(count=jnp.asarray(next(iter(counts.values()), 0), jnp.int32), **new)
+
+
+def native_resume(
+    path: str | PathLike[str],
+    optimizer: str,
+    arguments: Mapping[str, Any],
+    params: Arrays,
+    grads: Sequence[Arrays],
+    lrs: Sequence[float | None] | None = None,
+    dtype: str = "float32",
+) -> Iterator[Snapshot]:
+    """Load a msgpack file into the real transformation's state, as ``flax.serialization.from_bytes`` does,
+    and go on.
+
+    Uses Flax where it is installed; else the file's tree is put into the fresh state's structure here.
+    arguments: of the alias. The rest is as for `native_snapshots`.
+
+    Raises:
+        CheckpointError: the file's tree is not that of the transformation's state.
+    """
+    _check_complete(params, grads)
+    made = _Native(optimizer, arguments, params, dtype)
+    with _width(dtype):
+        try:
+            from flax import serialization
+        except ImportError:
+            tree = load_msgpack(map_file(path), str(path))
+            made.state = _restored(made.state, tree.get("opt_state", tree), str(path))
+        else:
+            with open(path, "rb") as file:
+                made.state = serialization.from_bytes(made.state, file.read())
+    for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
+        made.update(gradients, lr)
+        yield made.parameters(), made.slots()
+
+
+def _restored(target: Any, tree: Any, where: str) -> Any:
+    """``tree`` in the structure of ``target``: maps become the named tuples, tuples and lists there."""
+    named = hasattr(target, "_fields")
+    if isinstance(target, dict | tuple | list):
+        keys = target._fields if named else target if isinstance(target, dict) else range(len(target))
+        wanted = [str(k) for k in keys]
+        if not isinstance(tree, Mapping) or sorted(tree) != sorted(wanted):
+            raise CheckpointError(f"{where}: expected {', '.join(wanted) or 'nothing'}, found {tree!r:.200}")
+        held = target.values() if isinstance(target, dict) else target
+        values = [_restored(t, tree[k], where) for k, t in zip(wanted, held, strict=True)]
+        if isinstance(target, dict):
+            return dict(zip(target, values, strict=True))
+        return type(target)(*values) if named else type(target)(values)
+    if np.shape(tree) != np.shape(target):
+        raise CheckpointError(f"{where}: expected shape {np.shape(target)}, found {np.shape(tree)}")
+    return jnp.asarray(tree)

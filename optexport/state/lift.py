@@ -104,7 +104,8 @@ def lift(
     for group in groups:
         for key in group.params or ():
             have = native.slots.get(key, {})
-            roles = native_roles(entry, group, list(have), f"{where}: parameter {key!r}")
+            # A name that stands for several optimizers gives groups of the one that it means.
+            roles = native_roles(find(group.native), group, list(have), f"{where}: parameter {key!r}")
             slots[key] = {
                 roles[p][1]: entry.to_rule(roles[p][0], a, group.rule)
                 for p, a in have.items()

@@ -150,9 +150,16 @@ def native(
         inert=others.pop("inert", frozenset()) | {LINKS_KEY},
         validate=check,
         transform=transform,
-        state=state,
+        state=lambda a: _chained(a[LINKS_KEY]) if LINKS_KEY in a else state(a),
         **others,
     )
+
+
+def _chained(links: Any) -> State:
+    """The state of a chain, in which this alias' is one part."""
+    from ..dialect import chain_state  # every alias, which the links may name
+
+    return chain_state(links)
 
 
 def _check(name: str, a: Arguments) -> None:
