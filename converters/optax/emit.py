@@ -104,7 +104,8 @@ _FACTORY = '''\
         leaves, tree = jax.tree.flatten(params)
         count = jnp.asarray({first}, jnp.int32)
 {names}        slots = [{init} for {each} in {leaves}]
-        return {name}State(count, *(tree.unflatten([s{get} for s in slots]) for slot in SLOTS))
+        trees = (tree.unflatten([s{get} for s in slots]) for slot in SLOTS)
+        return {name}State(count, *trees)
 
     def update(updates, state, params=None{arguments}):
         if params is None:
@@ -118,8 +119,9 @@ _FACTORY = '''\
             grad = jnp.asarray(grad, param.dtype)
             made.append({update}(param, grad, step, {hyper}, slots{given}))
 {together}        changes = [new - param for param, (new, _) in zip(weights, made)]
-        slots = (tree.unflatten([s{get} for _, s in made]) for slot in SLOTS)
-        return tree.unflatten(changes), {name}State(optax.safe_increment(state.count), *slots)
+        trees = (tree.unflatten([s{get} for _, s in made]) for slot in SLOTS)
+        state = {name}State(optax.safe_increment(state.count), *trees)
+        return tree.unflatten(changes), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 '''

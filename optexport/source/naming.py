@@ -45,6 +45,8 @@ def rule_name(rule: Rule) -> str:
             rule.options
         ):
             return entry.name
+    if not rule.options:
+        return rule.family
     known = {} if fam is None else fam.options
     marks = sum(_mark(known.get(o), o, v) for o, v in rule.options.items())
     return f"{rule.family}_{marks % _MARKS:012x}"
