@@ -35,7 +35,7 @@ def test_names_do_not_depend_on_case(name):
 @pytest.mark.parametrize(
     ("asked", "nearest"),
     [
-        ("adma", "adam"),
+        ("adamm", "adam"),
         ("adamww", "adamw"),
         ("rms_prop", "rmsprop"),
         ("adgrad", "adagrad"),
