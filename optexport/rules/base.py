@@ -230,7 +230,9 @@ class Update:
         self.tracer, self.family, self.options = Tracer(), family, options
         self.param = self.tracer.param
         self._grad: Value | None = None
-        self._step: Callable[[], Value] = lambda: self.tracer.step
+        # Recorded here, so that programs keep the order of nodes that files of version 1 have.
+        step = self.tracer.step
+        self._step: Callable[[], Value] = lambda: step
 
     @property
     def grad(self) -> Value:
