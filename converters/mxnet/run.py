@@ -171,7 +171,7 @@ class _Run:
     ) -> Iterator[Snapshot]:
         optimizer = self.updater.optimizer
         own = optimizer.lr
-        draws = noise or [None] * len(grads)
+        draws: Sequence[Arrays | None] = noise or [None] * len(grads)
         for gradients, lr, drawn in zip(grads, lrs or [None] * len(grads), draws, strict=True):
             # A loaded optimizer may have a scheduler, which MXNet lets nobody overrule.
             if lr is not None or optimizer.lr_scheduler is None:

@@ -116,9 +116,9 @@ def _joined(value: Mapping[str, Any], file: str) -> np.ndarray:
         raise CheckpointError(f"{file}: an array in pieces lacks its shape or its pieces")
     try:
         sizes = tuple(int(shape[str(i)]) for i in range(len(shape)))
-        whole = np.concatenate([np.asarray(chunks[str(i)]).ravel() for i in range(len(chunks))])
-        whole = whole.reshape(sizes)
-    except (KeyError, TypeError, ValueError):
+        pieces = [chunks[str(i)] for i in range(len(chunks))]
+        whole: np.ndarray = np.concatenate([p.ravel() for p in pieces]).reshape(sizes)
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{file}: the pieces of an array do not make its shape") from None
     whole.flags.writeable = False
     return whole

@@ -121,8 +121,10 @@ def resolve(given: Any, rows: Mapping[str, OptaxNative]) -> Resolved:
         UnknownNameError: a link that is neither an alias nor a transformation that is known.
     """
     links = normal(given)
-    cores = {r.transform: (r.name, {}, {}) for r in reversed(rows.values()) if r.transform}
-    cores = {**cores, **_OTHER_CORES}
+    cores: dict[str, tuple[str, Arguments, Mapping[str, str]]] = dict(_OTHER_CORES)
+    for row in rows.values():  # the first alias of several with one preconditioner
+        if row.transform:
+            cores.setdefault(row.transform, (row.name, {}, {}))
     start = next((i for i, (n, _) in enumerate(links) if n.lower() in rows or n in cores), None)
     if start is None:  # plain SGD: the last factor is the learning rate
         last = max((i for i, (n, _) in enumerate(links) if n in _RATES), default=None)
@@ -277,7 +279,7 @@ def with_lr(links: Any, lr: float, rows: Mapping[str, OptaxNative]) -> list[tupl
     before = float(found.arguments["learning_rate"])
     if before == 0:
         raise HyperparameterError(f"{_WHERE}: learning rate expected other than 0 to set another, found 0")
-    held = given.get(key, given.get("lr", found.row.arguments.get("learning_rate")))
+    held = float(given.get(key, given.get("lr", found.row.arguments.get("learning_rate"))))
     given.pop("lr", None)
     given[key] = held * (lr / before)
     return out

@@ -66,7 +66,7 @@ def native_snapshots(
     runs = [
         _Native(optimizer, given, {n: params[n] for n in names}, dtype) for given, names in parts if names
     ]
-    draws = noise or [None] * len(grads)
+    draws: Sequence[Arrays | None] = noise or [None] * len(grads)
     for gradients, lr, drawn in zip(grads, lrs or [None] * len(grads), draws, strict=True):
         after: dict[str, Any] = {}
         slots: Slots = {}
@@ -326,9 +326,9 @@ def native_resume(
 
 def _restored(target: Any, tree: Any, where: str) -> Any:
     """``tree`` in the structure of ``target``: maps become the named tuples, tuples and lists there."""
-    named = hasattr(target, "_fields")
+    fields = getattr(target, "_fields", None)
     if isinstance(target, dict | tuple | list):
-        keys = target._fields if named else target if isinstance(target, dict) else range(len(target))
+        keys = fields if fields is not None else target if isinstance(target, dict) else range(len(target))
         wanted = [str(k) for k in keys]
         if not isinstance(tree, Mapping) or sorted(tree) != sorted(wanted):
             raise CheckpointError(f"{where}: expected {', '.join(wanted) or 'nothing'}, found {tree!r:.200}")
@@ -336,7 +336,7 @@ def _restored(target: Any, tree: Any, where: str) -> Any:
         values = [_restored(t, tree[k], where) for k, t in zip(wanted, held, strict=True)]
         if isinstance(target, dict):
             return dict(zip(target, values, strict=True))
-        return type(target)(*values) if named else type(target)(values)
+        return type(target)(values) if fields is None else type(target)(*values)
     if np.shape(tree) != np.shape(target):
         raise CheckpointError(f"{where}: expected shape {np.shape(target)}, found {np.shape(tree)}")
     return jnp.asarray(tree)

@@ -159,7 +159,7 @@ def _steps(
             if name in gradients:
                 given = torch.tensor(np.asarray(gradients[name]), dtype=tensor.dtype)
                 tensor.grad = _every_row(given) if isinstance(optimizer, torch.optim.SparseAdam) else given
-        beside = {
+        beside: dict[str, Any] = {
             key: {tensors[n]: _tensor(v, dtype) for n, v in values[number].items()}
             for key, values in (extras or {}).items()
         }

@@ -39,7 +39,7 @@ def _adafactor(a: Arguments) -> dict[str, OptionValue]:
 
 def _adafactor_state(a: Arguments) -> State:
     """The chain of what the arguments switch on."""
-    own = [fields("count v_row v_col v")]
+    own: list[State] = [fields("count v_row v_col v")]
     own += [EMPTY] if a["clipping_threshold"] is not None else []
     own += [EMPTY]  # the learning rate
     own += [EMPTY] if a["multiply_by_parameter_scale"] else []
