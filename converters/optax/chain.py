@@ -279,7 +279,7 @@ def with_lr(links: Any, lr: float, rows: Mapping[str, OptaxNative]) -> list[tupl
     before = float(found.arguments["learning_rate"])
     if before == 0:
         raise HyperparameterError(f"{_WHERE}: learning rate expected other than 0 to set another, found 0")
-    held = float(given.get(key, given.get("lr", found.row.arguments.get("learning_rate"))))
+    held: Any = given.get(key, given.get("lr", found.row.arguments.get("learning_rate")))
     given.pop("lr", None)
     given[key] = held * (lr / before)
     return out
