@@ -95,7 +95,7 @@ def drop_clip(x: MoveInput) -> Maps:
 
 
 def _l2(at: Situation) -> bool:
-    return at.options["decay"] == "l2" and not _no_decay(at)
+    return at.options.get("decay") == "l2" and not _no_decay(at)
 
 
 @move(
