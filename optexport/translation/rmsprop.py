@@ -65,12 +65,12 @@ def drop_clip(x: MoveInput) -> Maps:
     return {}
 
 
-for _from, _to in ((True, False), (False, True)):
+for _corrects in (True, False):
 
     @move(
         "rmsprop",
         "bias correction ends, or starts",
-        bias_correction=(_from, _to),
+        bias_correction=(_corrects, not _corrects),
         level="bounded",
         # Centered, both means are divided by c, and their difference has no such bound.
         when=lambda at: not at.options["centered"],

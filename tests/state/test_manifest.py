@@ -49,10 +49,10 @@ def test_a_golden_program_is_read_without_its_family(path: Path):
     for group, expected in zip(found.groups, specs()[path.stem.removesuffix("_v1")].groups, strict=True):
         assert group.rule.digest == expected.rule.digest
         assert group.rule.slot_names == expected.rule.slot_names
-    params = {n: np.ones(3) for n in ("w", "b")}
-    grads = {n: np.full(3, 0.5) for n in params}
+    params = {n: np.ones((3, 2)) for n in ("w", "b")}
+    grads = {n: np.full((3, 2), 0.5) for n in params}
     spec = specs()[path.stem.removesuffix("_v1")]
-    new, known = (ox.step(ox.init(s, params), grads) for s in (found, spec))
+    new, known = (ox.step(ox.init(s, params), grads, noise=params, hessian=params) for s in (found, spec))
     for name in params:
         np.testing.assert_array_equal(new.params[name], known.params[name])
 
