@@ -32,6 +32,7 @@ from . import (  # noqa: F401  (each registers its family)
     lion,
     muon,
     nadam,
+    newton,
     noisy_sgd,
     novograd,
     optimistic,
@@ -190,6 +191,18 @@ CATALOGUE: Mapping[str, Entry] = {
         Entry("optimistic", "optimistic", {"direction": "gradient", "decay": "none", **PLAIN}, {"lr": 1e-2}),
         Entry("optimistic_adam", "optimistic", {"direction": "adam", "decay": "none", **PLAIN}, {}),
         Entry("fromage", "fromage", {"decay": "none", **PLAIN}, {"lr": 1e-2}),
+        Entry(
+            "newton",
+            "newton",
+            {"curvature": "diagonal", "denominator": "added", "decay": "none", **PLAIN},
+            {"lr": 1.0},
+        ),
+        Entry(
+            "newton_along_gradient",
+            "newton",
+            {"curvature": "product", "denominator": "added", "decay": "none", **PLAIN},
+            {"lr": 1.0},
+        ),
         Entry(
             "lbfgs",
             "lbfgs",
