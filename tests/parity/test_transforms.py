@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 import optexport as ox
+from optexport.dialects import converter
+from optexport.ir import Reach, reach
 from optexport.parity import compare_runs, problem, referee
 from optexport.parity.mutants import mutants
 from optexport.parity.problems import Problem
 from optexport.specs import Spec
-from tests.parity.backends import require_native
+from tests.parity.backends import require_backend, require_native
 from tests.parity.record import BOTH, F32
+from tests.parity.test_emitted import BACKENDS
 
 Arrays = dict[str, np.ndarray]
 Snapshots = Iterator[tuple[Arrays, dict[str, Arrays]]]
@@ -266,6 +269,24 @@ def test_rule_is_what_the_framework_computes(case: Case, dtype: str) -> None:
     )
     states = referee(case.spec, p.params, p.grads, case.rates(p))
     mismatch, _ = compare_runs(states, shown, dtype)
+    assert mismatch is None, str(mismatch)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES, ids=_id)
+def test_emitted_optimizer_is_the_rule(case: Case, backend: str, dtype: str) -> None:
+    require_backend(backend)
+    p = case.problem(dtype)
+    if backend == "mxnet" and reach(case.spec.groups[0].rule.program) is Reach.GROUP:
+        with pytest.raises(ox.RuleError, match="MXNet updates one parameter at a time"):
+            ox.emit(case.spec, "mxnet")
+        return
+    lrs = case.rates(p)
+    snapshots = converter(backend, "run").snapshots(case.spec, p.params, p.grads, lrs, dtype=dtype)
+    # The learning rate is a tensor of this dtype there.
+    given = [float(np.dtype(dtype).type(x)) for x in lrs] if backend in ("onnx", "keras") else lrs
+    mismatch, _ = compare_runs(referee(case.spec, p.params, p.grads, given), snapshots, dtype)
     assert mismatch is None, str(mismatch)
 
 
