@@ -249,8 +249,18 @@ def _after(links: Links, start: int, out: Resolved, alias: bool, core: int) -> N
         else:
             raise _unknown(number, name)
     if alias:
-        lr = float(out.arguments["learning_rate"])
-        out.arguments["learning_rate"] = lr if factor is None else lr * factor
+        lr = out.arguments["learning_rate"]
+        if factor is not None and lr is not None and not _scales(out):
+            raise _refuse(
+                core + 1,
+                links[core][0],
+                "a factor on its update is no factor on its learning rate; no rule has it",
+            )
+        # Without a learning rate of its own an alias adds its step: the factor is all there is.
+        given_lr = None if lr is None else float(lr)
+        if factor is not None:
+            given_lr = -factor if given_lr is None else given_lr * factor
+        out.arguments["learning_rate"] = given_lr
     elif factor is None:
         raise HyperparameterError(
             f"{_WHERE}: expected a learning rate after {links[core][0]!r}, found none; add "
@@ -260,6 +270,11 @@ def _after(links: Links, start: int, out: Resolved, alias: bool, core: int) -> N
         out.arguments = {**out.row.complete({}), **out.arguments, "learning_rate": -factor}
         if start == core:  # plain SGD
             out.arguments["momentum"] = None
+
+
+def _scales(out: Resolved) -> bool:
+    """Whether the learning rate multiplies the update, as Rprop's does not."""
+    return any(i.name == "lr" for i in out.row.rule(out.arguments).program.inputs("hyper"))
 
 
 def _unknown(number: int, name: str) -> Exception:
@@ -276,9 +291,12 @@ def with_lr(links: Any, lr: float, rows: Mapping[str, OptaxNative]) -> list[tupl
     found, out = resolve(links, rows), normal(links)
     name, given = out[found.rate]
     key = "step_size" if name == "scale" else "learning_rate"
-    before = float(found.arguments["learning_rate"])
+    before = float(found.arguments["learning_rate"] or 0.0)
     if before == 0:
-        raise HyperparameterError(f"{_WHERE}: learning rate expected other than 0 to set another, found 0")
+        raise HyperparameterError(
+            f"{_WHERE}: learning rate expected other than 0 to set another, found "
+            f"{found.arguments['learning_rate']!r}"
+        )
     held: Any = given.get(key, given.get("lr", found.row.arguments.get("learning_rate")))
     given.pop("lr", None)
     given[key] = held * (lr / before)

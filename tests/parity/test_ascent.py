@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import optexport as ox
+from optexport.errors import HyperparameterError
 from optexport.parity import compare_runs, problem, referee
 from optexport.translation import explain
 from tests.parity.backends import require_native
@@ -26,6 +27,17 @@ def test_the_rule_is_what_optax_computes(arguments: dict[str, Any], dtype: str) 
     snapshots = native_snapshots("optax:adadelta", arguments, p.params, p.grads, dtype=dtype)
     mismatch, _ = compare_runs(states, snapshots, dtype, native="optax:adadelta")
     assert mismatch is None, str(mismatch)
+
+
+def test_a_factor_after_it_is_its_learning_rate() -> None:
+    spec = ox.native("optax:chain", links=[("adadelta", {}), ("scale", {"step_size": -0.5})])
+    assert spec.groups[0].rule.options["rate"] == "lr" and spec.groups[0].hyperparameters["lr"] == 0.5
+
+
+def test_a_factor_after_rprop_is_no_learning_rate() -> None:
+    with pytest.raises(HyperparameterError) as caught:
+        ox.native("optax:chain", links=[("rprop", {"learning_rate": 0.1}), ("scale", {"step_size": 0.5})])
+    assert "link 1, 'rprop'" in str(caught.value) and "is no factor on its learning rate" in str(caught.value)
 
 
 def test_it_ascends() -> None:

@@ -59,4 +59,22 @@ ROWS = [
         links=[("clip_by_block_rms", {"threshold": 1.0}), ("scale_by_stddev", {"eps": 1e-2}), RATE],
         amplification=CENTERED,
     ),
+    optax(
+        "chain",
+        "L2 before rprop",
+        links=[("add_decayed_weights", {"weight_decay": 0.1}), ("rprop", {"learning_rate": 0.01})],
+    ),
+    optax(
+        "chain",
+        "a clip and L2 before adadelta",
+        links=[
+            ("clip", {"max_delta": 0.5}),
+            ("adadelta", {"learning_rate": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
+        ],
+    ),
+    optax(
+        "chain",
+        "clip before signum",
+        links=[("clip", {"max_delta": 0.1}), ("signum", {"learning_rate": 0.01})],
+    ),
 ]
