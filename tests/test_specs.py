@@ -31,7 +31,8 @@ def test_a_word_that_names_both_an_option_and_a_hyperparameter():
 def test_an_argument_that_a_rule_lacks():
     assert refused(HyperparameterError, lambda: ox.spec("sgd", beta1=0.9)) == (
         "sgd: unknown argument 'beta1'; expected an option among momentum, nesterov, dampening, decay, maximize, "
-        "rescale, clip, scalars or a hyperparameter among lr, weight_decay"
+        "rescale, clip, scalars, clip_norm, accumulate, overflow, lookahead, average or a hyperparameter among lr, "
+        "weight_decay"
     )
 
 
@@ -126,7 +127,7 @@ def test_a_framework_optimizer_by_its_own_arguments():
 @pytest.mark.parametrize(
     ("kind", "optimizer", "arguments", "message"),
     [
-        (UnknownNameError, "torch:Adma", {}, "unknown optimizer 'Adma' of torch; expected a native one, nearest: Adam, "),
+        (UnknownNameError, "torch:Adma", {}, "unknown optimizer 'Adma' of torch; expected a native one, nearest: Adamax, Adam, "),
         (UnknownNameError, "tourch:Adam", {}, "unknown framework 'tourch'; expected one of "),
         (UnknownNameError, "Adam", {}, "'Adam': expected FRAMEWORK:OPTIMIZER, as in torch:AdamW"),
         (UnknownNameError, "torch:Adam", {"bettas": (0.9, 0.99)}, "torch:Adam: unknown argument 'bettas'; expected one of "),
