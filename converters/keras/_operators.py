@@ -114,6 +114,11 @@ def one_minus_power(base, exponent):
         return -ops.expm1(exponent * math.log(base))
     return 1 - base**exponent
 ''',
+    "push": '''\
+def push(history, x):
+    """The history without its first item, ``x`` at its end."""
+    return ops.concatenate([history[1:], ops.expand_dims(x, 0)], axis=0)
+''',
     "stored": '''\
 def stored(x, dtype):
     """What a scalar slot holds."""
@@ -139,7 +144,7 @@ OPERATORS = Operators(
         "transpose": "ops.swapaxes({0}, -1, -2)",
         "expand": "ops.broadcast_to({0}, param.shape)",
         "item": "({0})[{attr}]",
-        "push": "ops.concatenate([({0})[1:], ops.expand_dims({1}, 0)], axis=0)",
+        "push": "push({0}, {1})",
         "size": "math.prod(({0}).shape)",
         "size_along": "({0}).shape[{attr}]",
         "rounded": 'rounded({0}, "{attr}")',
