@@ -250,7 +250,7 @@ def snapshots(
 
 def _width(dtype: str) -> Any:
     """The context in which JAX has float64, or has not."""
-    switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    switch = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     return switch(dtype == "float64")
 
 

@@ -134,7 +134,7 @@ def _optax(make: Callable[[Any], Any], slots: Callable[[Any], dict[str, Any]], p
 
         dtype = next(iter(p.params.values())).dtype
         # Where JAX has the switch depends on its release.
-        wide = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+        wide = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
         with wide(bool(dtype == np.float64)):
             params: Any = {n: jnp.asarray(v) for n, v in p.params.items()}
             params = optax.LookaheadParams.init_synced(params) if pair else params
@@ -233,6 +233,9 @@ CASES = [
          _mxnet_clip, dtypes=F32),  # MXNet's clip_global_norm refuses float64
     Case("optax clip_by_global_norm", "optax", spec("sgd", decay="none", clip_norm="global", max_norm=3.0),
          _optax(lambda o: o.chain(o.clip_by_global_norm(3.0), o.sgd(LR)), lambda s: {})),
+    Case("optax centralize, clip_by_global_norm", "optax",
+         spec("adam", decay="none", centralize=True, clip_norm="global", max_norm=3.0),
+         _optax(lambda o: o.chain(o.centralize(), o.clip_by_global_norm(3.0), o.adam(LR)), lambda s: {"exp_avg": s[2][0].mu, "exp_avg_sq": s[2][0].nu})),
     Case("optax clip_by_block_rms", "optax", spec("sgd", decay="none", clip_norm="rms", max_norm=0.8),
          _optax(lambda o: o.chain(o.clip_by_block_rms(0.8), o.sgd(LR)), lambda s: {})),
     Case("optax MultiSteps, mean", "optax",
