@@ -48,6 +48,10 @@ def within(got: list[dict[str, np.ndarray]], weights: list[dict[str, np.ndarray]
         ("AdamW", {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-4}, "keras:AdamW", "bounded"),
         ("RMSprop", {"lr": 0.01, "momentum": 0.9, "eps": 1e-4}, "keras:RMSprop", "bounded"),
         ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.1}, "", "exact"),
+        ("NAdam", {"lr": 0.01, "momentum_decay": 1.0}, "keras:Nadam", "exact"),
+        ("NAdam", {"lr": 0.01, "weight_decay": 0.1}, "", "exact"),
+        ("Adamax", {"lr": 0.01, "eps": 1e-3}, "keras:Adamax", "bounded"),
+        ("RAdam", {"lr": 0.01, "weight_decay": 0.1}, "", "exact"),
         ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}, "", "exact"),
     ],
 )

@@ -77,6 +77,8 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> tuple[Situation, tup
             choices = [c for c in choices if c == start and type(c) is type(start)] or [
                 c for c in choices if c != to
             ]
+            if isinstance(option, Count):
+                choices = [2]
         elif name == "scalars":
             choices = ["float64"]  # rounding to float32 is no part of a map over the reals
         elif name in AROUND:
@@ -123,14 +125,20 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> tuple[Situation, tup
 # Hyperparameters whose maps hold in a corner of their range alone, and what keeps a rule in bounds.
 CONSTANTS = {
     "lbfgs": {"tolerance_grad": (1e-7, 1e-3), "tolerance_change": (1e-9,), "curvature": (1e-10, 0.3)},
-    "adafactor": {"eps1": (0.0, 1e-24, 1e-9, 0.3)},
+    "adafactor": {"eps1": (0.0, 1e-24, 1e-9, 0.3), "beta1": (0.0, 0.7)},
     "muon": {"eps": (0.0, 1e-15, 0.3), "ns_a": (3.4445,), "ns_b": (-4.775,), "ns_c": (2.0315,)},
 }
 
 
 # Their condition makes ε small, not nothing: Newton–Schulz magnifies 10⁻⁷ of a norm of at least 0.1 by a⁵.
 FAR_ABOVE = dict.fromkeys(
-    ("ε beside the norm", "a factor on the direction is the norm's to remove"), 3.4445**5 * 1e-7 / 0.1
+    (
+        "ε beside the norm",
+        "a factor on the direction is the norm's to remove",
+        "M = B/(1−μ): a mean becomes a sum",
+        "B = (1−μ)M: a sum becomes a mean",
+    ),
+    3.4445**5 * 1e-7 / 0.1,
 )
 
 
@@ -243,12 +251,9 @@ def test_square(family: str, move: Move, data: st.DataObject) -> None:
     new_g, values = _as_the_condition_says(move, at, g, step)
     if "overflow" in move.change and at.options["overflow"] in ("static", "dynamic"):
         new_g = g / (at.values["loss_scale"] if at.options["overflow"] == "static" else slots["loss_scale"])
-    left = _update(family, new_options, values, moved_step, w, moved, new_g)
+    left = _update(family, new_options, _counted(move, at, values), moved_step, w, moved, new_g)
     # update, then translate
-    run_at = {**at.values, **({"tensors": 1.0, "place": 1.0} if at.values.get("tensors") == 0 else {})}
-    right = _update(
-        family, at.options, run_at, step, w, slots, g
-    )  # parameters not counted yet: as the condition says
+    right = _update(family, at.options, _counted(move, at, at.values), step, w, slots, g)
     new_w = right.pop("param")
     after = Situation(family, at.options, at.values, step + 1)
     after_slots, after_step = move.state(after, step + 1, right, new_w, shape, np.float64)
@@ -278,7 +283,8 @@ def test_square(family: str, move: Move, data: st.DataObject) -> None:
     np.testing.assert_allclose(left.pop("param"), new_w, rtol=rtol, atol=rtol)
     for slot, value in left.items():
         # A slot that cannot reach the parameter (momentum 0) holds whatever the rule writes there.
-        if slot not in dead and not (slot == "momentum_buffer" and values.get("momentum") == 0):
+        forgets = {"momentum_buffer": "momentum", "step_avg": "beta1"}.get(slot, "")
+        if slot not in dead and values.get(forgets) != 0:
             np.testing.assert_allclose(value, after_slots[slot], rtol=rtol, atol=rtol, err_msg=slot)
 
 
@@ -300,3 +306,12 @@ def _terms(at: Situation, step: int, slots: dict[str, np.ndarray], new: dict[str
     v = new["exp_avg_sq"] / (1 - beta2 ** (step + 1))
     root = np.sqrt(v + at.values.get("eps_root", 0.0)) + at.values["eps"]
     return float(at.values["lr"] * ((np.abs(g) + np.abs(new["exp_avg"])) / root).max())
+
+
+def _counted(move: Move, at: Situation, values: Any) -> Any:
+    """The values of a run. One whose tensors are not counted yet has as many as the condition says, or
+    as the situation has."""
+    if values.get("tensors") != 0:
+        return values
+    tensors = 1 if move.level == "conditional" else at.tensors or 1
+    return {**values, "tensors": float(tensors), "place": float(min(tensors, 2))}

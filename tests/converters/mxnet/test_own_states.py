@@ -24,6 +24,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("signum", {"learning_rate": 0.01, "wd": 0.1, "wd_lh": 0.2}),
     ("signum", {"learning_rate": 0.01, "momentum": 0.0}),
     ("dcasgd", {"learning_rate": 0.1, "lamda": 0.5}),
+    ("adamax", {"learning_rate": 0.01, "wd": 0.1}),
+    ("nadam", {"learning_rate": 0.01, "wd": 0.1, "schedule_decay": 0.1}),
     ("lbsgd", {"learning_rate": 0.01, "momentum": 0.9, "batch_scale": 5, "warmup_epochs": 1}),
     ("lbsgd", {"learning_rate": 0.01, "batch_scale": 5, "begin_epoch": 5, "updates_per_epoch": 3}),
 ]
