@@ -72,6 +72,16 @@ def _adamw(a: Arguments) -> dict[str, OptionValue]:
     }
 
 
+def _lamb(a: Arguments) -> dict[str, OptionValue]:
+    bounded = a["ratio_min"] > 0 or a["ratio_max"] != float("inf")
+    return {
+        "bias_correction": "both" if a["do_bias_correction"] else "none",
+        "bounds": "ratio" if bounded else "none",
+        "decay": "in_update" if a["lambda"] != 0 else "none",
+        **_PLAIN,
+    }
+
+
 def _plain_sgd(_: Arguments) -> dict[str, OptionValue]:
     return {"momentum": "none", "nesterov": "none", "dampening": "none", "decay": "none", **_PLAIN}
 
@@ -216,6 +226,37 @@ OPTIMIZERS = (
         aliases=_ALIASES,
         validate=_check_adamw,
         note="state is float32 whatever the parameter",
+    ),
+    Native(
+        "onnxruntime",
+        "LambOptimizer",
+        "lamb",
+        # alpha, beta, lambda and epsilon are lists in the operator, one number a tensor.
+        arguments={
+            "lr": 1e-3,
+            "alpha": 0.9,
+            "beta": 0.999,
+            "lambda": 0.0,
+            "ratio_min": -float("inf"),
+            "ratio_max": float("inf"),
+            "epsilon": 1e-6,
+            "do_bias_correction": 1,
+        },
+        options=_lamb,
+        links={
+            **_LR,
+            "beta1": Link("alpha"),
+            "beta2": Link("beta"),
+            "weight_decay": Link("lambda"),
+            "eps": Link("epsilon"),
+            "lower_bound": Link("ratio_min"),
+            "upper_bound": Link("ratio_max"),
+        },
+        slots=(("Moment_1", "exp_avg"), ("Moment_2", "exp_avg_sq")),
+        variants=_grid(do_bias_correction=(1, 0), ratio_max=(float("inf"), 1.0), **{"lambda": (0.0, 1.0)}),
+        aliases=_ALIASES,
+        note="the kernel runs on CUDA alone; it divides gradients by the inputs loss_scale and gradient_norm "
+        "(where that is above 1) first, and leaves elements whose update is not finite as they are",
     ),
     Native(
         "onnxruntime",

@@ -29,26 +29,30 @@ __all__ = ["adafactor"]
 INF = float("inf")
 MOST_AXES = 4
 # (second largest, largest): the axes over which the two means run, as Optax finds them.
-_PAIRS = tuple(f"{a},{b}" for a in range(MOST_AXES) for b in range(MOST_AXES) if a != b)
+_PAIRS = tuple(f"{-a},{-b}" for a in range(1, MOST_AXES + 1) for b in range(1, MOST_AXES + 1) if a != b)
 
 
 def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str, OptionValue]:
     if len(shape) < 2:
         return {**options, "axes": "vector"}
+    order = np.argsort(shape, kind="stable") - len(shape)
+    pair = f"{order[-2]},{order[-1]}"
     if options["factoring"] == "last_axes":
-        return {**options, "axes": "last"}
-    order = np.argsort(shape, kind="stable")
+        return {**options, "axes": {"-2,-1": "last_wide", "-1,-2": "last_tall"}.get(pair, "last_others")}
     if options["factoring"] == "never" or shape[order[-2]] < int(options["min_size"]):
         return {**options, "axes": "small"}
     if len(shape) > MOST_AXES:
         raise HyperparameterError(
             f"adafactor: expected a parameter of at most {MOST_AXES} axes, found shape {list(shape)}; reshape it"
         )
-    return {**options, "axes": f"{order[-2]},{order[-1]}"}
+    return {**options, "axes": pair}
 
 
+_LAST = "factored over the last two axes"
 _AXES: Mapping[OptionValue, str] = {
-    "last": "factored over the last two axes",
+    "last_wide": f"{_LAST}, which are the largest, the last of them the larger",
+    "last_tall": f"{_LAST}, which are the largest, the last of them the smaller",
+    "last_others": f"{_LAST}, others being larger",
     "vector": "fewer than two axes: not factored",
     "small": "two axes or more, but not factored",
     **{p: f"factored over axes {p.replace(',', ' and ')}, the larger last" for p in _PAIRS},
@@ -66,7 +70,7 @@ _AXES: Mapping[OptionValue, str] = {
                 "never": "no factors",
             },
         ),
-        Option("axes", _AXES, default="last"),
+        Option("axes", _AXES, default="last_wide"),
         Option(
             "eps1",
             {
@@ -185,7 +189,7 @@ def _second_moment(u: Update, g: Value, t: Value, axes: OptionValue, eps1: Optio
     if axes in ("vector", "small"):
         v = (1 - fresh) * u.slot("variance") + fresh * square
         return {"variance": v, "V": v}
-    if axes == "last":
+    if str(axes).startswith("last"):
         (first, a), (second, b) = ("row_var", -1), ("col_var", -2)
     else:
         first, second = "largest_var", "second_var"

@@ -3,7 +3,7 @@
 You, Gitman & Ginsburg 2017, "Large Batch Training of Convolutional Networks" (arXiv:1708.03888),
 Algorithm 1.
 
-    norms = parts    η_L = η·c·‖w‖ / (r‖g‖ + λ‖w‖ + ε)      of the gradient before any clip (the paper)
+    norms = parts    η_L = η·c·‖w‖ / (|r|‖g‖ + λ‖w‖ + ε)    of the gradient before any clip (the paper)
     norms = sum      η_L = η·c·‖w‖ / (‖ĝ‖ + ε)               ĝ with its decay λw
     M ← μM − η_L·ĝ          w ← w + M                        Nesterov  w ← w + μM − η_L·ĝ
 
@@ -12,7 +12,7 @@ Algorithm 1.
 
 from collections.abc import Mapping
 
-from ..ir import FLOAT32, FLOAT64, Value, cast, minimum, norm, where
+from ..ir import FLOAT32, FLOAT64, Value, absolute, cast, minimum, norm, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
 from .common import LR, WEIGHT_DECAY, gradient
 
@@ -34,7 +34,7 @@ INF = float("inf")
         Option(
             "norms",
             {
-                "parts": "r‖g‖ + λ‖w‖ + ε, of the gradient before any clip (Algorithm 1; MXNet)",
+                "parts": "|r|‖g‖ + λ‖w‖ + ε, of the gradient before any clip (Algorithm 1; MXNet)",
                 "sum": "‖ĝ‖ + ε, decay and clip included (Optax)",
             },
         ),
@@ -90,10 +90,9 @@ def _layer_rate(u: Update, lr: Value, g: Value, norms: OptionValue, decay: Optio
 
     w_norm, eps = number(norm(u.param)), number(u.hyper("eps"))
     if norms == "parts":
-        # ‖·‖ of the raw gradient, so that nothing depends on its sign; a factor r multiplies it as it is.
         length = g_norm = number(norm(u.grad))
         if u.options["rescale"]:
-            length = length * number(u.hyper("rescale_grad"))
+            length = length * number(absolute(u.hyper("rescale_grad")))
         if decay == "l2":
             length = length + number(u.hyper("weight_decay")) * w_norm
     else:

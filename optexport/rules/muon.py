@@ -67,7 +67,14 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
             },
         ),
         Option("nesterov", {"none": "d is B", "lookahead": "d is one more step of B along ĝ"}),
-        Option("norm", {"clamped": "X = d / max(‖d‖, ε)", "added": "X = d / (‖d‖ + ε)"}),
+        Option(
+            "norm",
+            {
+                "clamped": "X = d / max(‖d‖, ε)",
+                "added": "X = d / (‖d‖ + ε)",
+                "added_constant": "X = d / (‖d‖ + 10⁻⁷) (Keras)",
+            },
+        ),
         Option(
             "precision",
             {
@@ -157,7 +164,8 @@ def _orthogonal(u: Update, d: Value) -> Value:
     def kept(x: Value) -> Value:
         return rounded(x, "bfloat16") if o["precision"] == "bfloat16" else x
 
-    a, b, c, eps = u.hyper("ns_a"), u.hyper("ns_b"), u.hyper("ns_c"), u.hyper("eps")
+    a, b, c = u.hyper("ns_a"), u.hyper("ns_b"), u.hyper("ns_c")
+    eps = 1e-7 if o["norm"] == "added_constant" else u.hyper("eps")
     x = kept(d)
     if o["shape"] == "tall":
         x = transpose(x)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..dialects import Native, converter, find
-from ..errors import CheckpointError, UnknownNameError
+from ..errors import CheckpointError, HyperparameterError, UnknownNameError
 from ..rules import Rule, families
 from ..schedules.native_state import read_schedules, write_schedules
 from ..specs import Group, Spec, numbered
@@ -241,17 +241,31 @@ def _fitted(entry: Native, group: Group, slots: Mapping[str, Mapping[str, np.nda
         return [group]
     parts: dict[Rule, list[str]] = {}
     for key in group.params or ():
-        found = set(slots.get(key, ())) - {entry.step_slot}
-        fitting = [group.rule]
-        for fit in fam.fits if found else ():
-            rule = fam.rule(**{**group.rule.options, **fit})
-            if found == set(
-                _paths(entry, [n for n, r in entry.slots if r in rule.slot_names], False).values()
-            ):
-                fitting = [rule]
-                break
-        parts.setdefault(fitting[0], []).append(key)
+        have = {p: a for p, a in slots.get(key, {}).items() if p != entry.step_slot}
+        rules = (fam.rule(**{**group.rule.options, **fit}) for fit in fam.fits if have)
+        fitting = next((r for r in rules if _is_of(entry, r, have)), group.rule)
+        parts.setdefault(fitting, []).append(key)
     return [replace(group, rule=rule, params=tuple(keys)) for rule, keys in parts.items()]
+
+
+def _is_of(entry: Native, rule: Rule, have: Mapping[str, np.ndarray]) -> bool:
+    """Whether a parameter with these slots is updated by this rule: by their names, and by the shape
+    that they tell of the parameter."""
+    names = [n for n, role in entry.slots if role in rule.slot_names]
+    places = {path: name for name, path in _paths(entry, names, False).items()}
+    fam = families()[rule.family]
+    if set(have) != set(places) or fam.fit is None:
+        return False
+    kinds = {s.name: s.shape.partition(":")[0] for s in rule.slots}
+    try:
+        arrays = {entry.role(n): entry.to_rule(n, have[p], rule) for p, n in places.items()}
+        # Sizes of 1 stand where an axis is reduced, so that together they have the parameter's shape.
+        shape = np.broadcast_shapes(
+            *(np.shape(a) for r, a in arrays.items() if kinds[str(r)] in ("param", "without", "only"))
+        )
+        return fam.fit(rule.options, shape) == rule.options
+    except (ValueError, HyperparameterError):
+        return False  # arrays that are none of this rule's
 
 
 def _check_shapes(slots: Mapping[str, np.ndarray], rule: Rule, where: str) -> None:

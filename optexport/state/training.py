@@ -71,7 +71,13 @@ class TrainingState:
             kind = kinds.get(slot, "param")
             if kind == "param" or kind.startswith("history"):
                 return tuple(array.shape[kind != "param" :])
-        return self.shapes.get(name)
+        reduced = [
+            tuple(array.shape)
+            for slot, array in self.slots.get(name, {}).items()
+            if kinds.get(slot, "param").partition(":")[0] in ("without", "only")
+        ]
+        # Each has size 1 where an axis is reduced; two that differ tell them all.
+        return np.broadcast_shapes(*reduced) if len(set(reduced)) > 1 else self.shapes.get(name)
 
     def state_dtype(self, name: str) -> np.dtype[Any]:
         """dtype of a parameter's state: that of its slots, else of its value, else float32."""

@@ -176,7 +176,7 @@ def _evaluate(
     inputs |= {f"slot:{k}": v for k, v in slots.items()}
     program = sweep(program)
     needed = {i.key for i in program.inputs()}
-    return run(program, {k: v for k, v in inputs.items() if k in needed}, np.float64)
+    return run(program, {k: v for k, v in inputs.items() if k in needed or k == "param"}, np.float64)
 
 
 _MOVES: list[Move] = []

@@ -64,6 +64,13 @@ def native_goals(entry: Native, base: Mapping[str, Any] | None = None) -> Iterat
             fit: Options = fit,
         ) -> dict[str, Any] | None:
             arguments = entry.express(variant, values, base)
+            # What it has no argument for is a constant of its own.
+            fixed = {h.name: h.default if h.neutral is None else h.neutral for h in fam.hyperparameters.values()
+                     if h.name not in entry.links and not h.numbers}  # fmt: skip
+            # What a slot starts at is no part of the update; state that is there carries its value.
+            read = {i.name for i in fam.rule(**options).program.inputs("hyper")}
+            if any(values.get(h, v) != v for h, v in fixed.items() if h in read):
+                return None
             # A placeholder overwritten by 0 may make it another rule.
             return arguments if {**entry.rule_options(arguments), **fit} == options else None
 

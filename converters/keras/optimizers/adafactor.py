@@ -22,7 +22,6 @@ __all__ = ["ROWS"]
 def _adafactor(_: Arguments) -> dict[str, OptionValue]:
     return {
         "factoring": "last_axes",
-        "axes": "last",
         "eps1": "added",
         "rate": "capped",
         "scale": "rms_decayed",

@@ -23,7 +23,7 @@ def _muon(a: Arguments) -> dict[str, OptionValue]:
         "others": "adam_hat",
         "momentum": "sum",
         "nesterov": "lookahead" if a["nesterov"] else "none",
-        "norm": "added",
+        "norm": "added_constant",
         "precision": "tensor",
         "scale": "none" if a["rms_rate"] is None else "rms",
         "decay": "decoupled" if a["weight_decay"] or a["adam_weight_decay"] else "none",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from optexport.dialects import Link
+from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
 from .common import MOMENTUM, Arguments, common, native, split
@@ -59,6 +60,14 @@ def _name(key: str, names: dict[int, str]) -> str:
     return names.get(int(key), key) if key.isdigit() else ""
 
 
+def _check(a: Arguments) -> None:
+    if a["rescale_grad"] < 0:
+        # The class would subtract ‖g‖ from λ‖w‖.
+        raise HyperparameterError(
+            f"mxnet:lars: argument 'rescale_grad' expected a number from 0 on, found {a['rescale_grad']!r}"
+        )
+
+
 ROWS = (
     native(
         "lars",
@@ -77,6 +86,7 @@ ROWS = (
         slots=(("mom", "momentum_buffer"),),
         variants=tuple({"momentum": m, "layer_rate": r} for m in (0.0, 0.9) for r in (True, False)),
         split=_split,
+        validate=_check,
         note="with momentum_correction (the default) the first call after a change of the learning rate, "
         "and no other, has its momentum multiplied by η_t/η_{t−1}; the rule leaves it out",
     ),

@@ -16,7 +16,6 @@ _FLOAT32_EPS = 2.0**-23
 def _adafactor(a: Arguments) -> dict[str, OptionValue]:
     return {
         "factoring": "last_axes",
-        "axes": "last",
         "eps1": "clamped",
         "rate": "capped",
         "scale": "rms",
