@@ -80,6 +80,8 @@ class Native:
     slots: the framework's slot names and the rule's, in the framework's order.
     variants: argument settings that choose a rule, tried when a rule is to be expressed by this
         optimizer. Hyperparameters overwrite placeholders in them.
+    counts: the family's options that are whole numbers -> the arguments that say them; a rule with any
+        number there is expressed with it.
     aliases: other spellings of arguments that are accepted.
     inert: arguments that do not change the numbers.
     split: arguments, params -> groups as (arguments, params, lr_mult), where names decide values.
@@ -103,6 +105,7 @@ class Native:
     links: Mapping[str, Link]
     slots: Sequence[tuple[str, str]] = ()
     variants: Sequence[Arguments] = ({},)
+    counts: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     split: Callable[[Arguments, tuple[str, ...] | None], Sequence[tuple[dict[str, Any], Any, float]]] = (

@@ -9,7 +9,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 
-from .optimizers.common import COUNT, NEXT_COUNT, Constant, Each, Shared, State
+from .optimizers.common import COUNT, NEXT_COUNT, Constant, Curvatures, Each, Ring, Shared, State
 
 __all__ = ["Found", "find_states", "flat", "nested", "place", "take"]
 
@@ -86,6 +86,7 @@ def take(layout: State, tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], li
     slots: dict[str, dict[str, np.ndarray]] = {}
     shared: dict[str, np.ndarray] = {}
     counts: list[int] = []
+    rings: set[str] = set()
 
     def walk(part: State, held: Any) -> None:
         if isinstance(part, tuple):
@@ -100,6 +101,10 @@ def take(layout: State, tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], li
             for name, array in flat(held):
                 param, _, index = name.rpartition(".")
                 slots.setdefault(param, {})[f"{part.slot}[{index}]"] = array
+        elif isinstance(part, Ring):
+            rings.add(part.slot)
+            for name, array in flat(held):
+                slots.setdefault(name, {})[part.slot] = array
         elif isinstance(part, str) and part in (COUNT, NEXT_COUNT):
             counts.append(int(np.asarray(held).reshape(())) - (part == NEXT_COUNT))
         elif isinstance(part, str) and not part.startswith("#"):
@@ -109,6 +114,7 @@ def take(layout: State, tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], li
     walk(layout, tree)
     for own in slots.values():
         own.update(shared)
+        own.update({ring: np.roll(own[ring], 1 - counts[0], axis=0) for ring in rings & set(own)})
     return slots, counts
 
 
@@ -148,11 +154,26 @@ def place(
             return tree_of(lists)
         if isinstance(part, str) and part in (COUNT, NEXT_COUNT):
             return np.asarray(step + (part == NEXT_COUNT), np.int32)
+        if isinstance(part, Ring):
+            held = {n: slots[n][part.slot] for n in params if part.slot in slots.get(n, {})}
+            return tree_of({n: np.roll(a, step - 1, axis=0) for n, a in held.items()})
+        if isinstance(part, Curvatures):
+            return _curvatures(part, slots, params, step)
         if isinstance(part, str):
             return tree_of({n: slots[n][part] for n in params if part in slots.get(n, {})})
         return np.asarray(part.value if isinstance(part, Constant) else part, np.float32)
 
     return made(layout)
+
+
+def _curvatures(
+    part: Curvatures, slots: Mapping[str, Mapping[str, np.ndarray]], params: Sequence[str], step: int
+) -> np.ndarray:
+    pairs = [(slots[n][part.first], slots[n][part.second]) for n in params if part.first in slots.get(n, {})]
+    m, dtype = len(pairs[0][0]), pairs[0][0].dtype
+    products = np.sum([(y * s).reshape(m, -1).sum(1) for y, s in pairs], axis=0)
+    inverse = np.divide(1.0, products, out=np.zeros(m), where=products != 0)
+    return np.roll(inverse, step - 1).astype(dtype)
 
 
 def _index(slot: str) -> int:

@@ -25,7 +25,7 @@ from optexport.state.training import TrainingState
 from ._msgpack import load_msgpack
 from .chain import ChainNative, normal, with_lr
 from .emit import emit, factory_name
-from .optimizers.common import Each, OptaxNative, Shared
+from .optimizers.common import Each, OptaxNative, Ring, Shared
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
@@ -111,6 +111,7 @@ class _Native:
         entry = find(optimizer)
         assert isinstance(entry, OptaxNative)
         self.entry, self.arguments, self.dtype = entry, entry.complete(arguments), dtype
+        self.count = 0
         with _width(dtype):
             self.params = {n: jnp.asarray(np.asarray(v), dtype) for n, v in params.items()}
             self.state = build(entry, self.arguments).init(self.params)
@@ -125,6 +126,7 @@ class _Native:
             made = {n: jnp.asarray(np.asarray(grads[n]), self.dtype) for n in self.params}
             updates, self.state = build(self.entry, arguments).update(made, self.state, self.params)
             self.params = optax.apply_updates(self.params, updates)
+        self.count += 1
 
     def parameters(self) -> dict[str, np.ndarray[Any, Any]]:
         return {n: np.asarray(v) for n, v in self.params.items()}
@@ -137,6 +139,8 @@ class _Native:
                     found[name][layout.slot] = np.asarray(tree)
                 elif isinstance(layout, Each):
                     found[name] |= {f"{layout.slot}[{i}]": np.asarray(a) for i, a in enumerate(tree[name])}
+                elif isinstance(layout, Ring):
+                    found[name][layout.slot] = np.roll(np.asarray(tree[name]), 1 - self.count, axis=0)
                 elif not isinstance(tree[name], optax.MaskedNode):
                     found[name][layout] = np.asarray(tree[name])
         return found
@@ -167,7 +171,7 @@ def leaves(layout: Any, state: Any) -> Iterator[tuple[Any, Any]]:
     Raises:
         HyperparameterError: the state is nested otherwise.
     """
-    if isinstance(layout, str | Each | Shared):
+    if isinstance(layout, str | Each | Ring | Shared):
         if not (isinstance(layout, str) and layout.startswith("#")):
             yield layout, state
         return

@@ -121,7 +121,7 @@ def _target(group: Group, to: str) -> tuple[str, list[Goal]]:
     if same:
         # The same optimizer: its own arguments, untouched.
         return target.family, [Goal(group.rule.options, lambda _: dict(group.arguments))]
-    return target.family, list(native_goals(target))
+    return target.family, list(native_goals(target, like=group.rule.options))
 
 
 def _why_unscheduled(scheduled: Group, now: Group, path: Path) -> str:

@@ -50,10 +50,17 @@ def rule_goal(options: Options) -> list[Goal]:
     return [Goal(options, lambda _: {})]
 
 
-def native_goals(entry: Native, base: Mapping[str, Any] | None = None) -> Iterator[Goal]:
-    """What a native optimizer can be, at each of its variants."""
+def native_goals(
+    entry: Native, base: Mapping[str, Any] | None = None, like: Options | None = None
+) -> Iterator[Goal]:
+    """What a native optimizer can be, at each of its variants.
+
+    like: options whose whole numbers (the length of a history) it is to have.
+    """
     fam = families()[entry.family]
-    for variant, fit in itertools.product(entry.variants, fam.fits or ({},)):
+    counts = {argument: like[o] for o, argument in entry.counts.items() if like and o in like}
+    for own, fit in itertools.product(entry.variants, fam.fits or ({},)):
+        variant = {**own, **counts}
         # What a parameter's shape decides is as it is with any parameter.
         options = {**entry.rule_options({**entry.arguments, **(base or {}), **variant}), **fit}
 

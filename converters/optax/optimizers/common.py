@@ -21,6 +21,7 @@ from typing import Any
 
 from optexport.dialects import Link, Native
 from optexport.errors import HyperparameterError
+from optexport.rules import families
 from optexport.rules.base import OptionValue
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "NEXT_COUNT",
     "Arguments",
     "Constant",
+    "Curvatures",
     "Each",
     "OptaxNative",
+    "Ring",
     "Shared",
     "State",
     "common",
@@ -71,6 +74,22 @@ class Each:
     """A list of arrays for each parameter, the slots ``slot[0]``, ``slot[1]``, …"""
 
     slot: str
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A history as a ring: update number t writes its item at (t − 2) mod m. The slot has it in order, the
+    newest last."""
+
+    slot: str
+
+
+@dataclass(frozen=True)
+class Curvatures:
+    """What follows from two rings: 1 / yᵀs of each pair over all parameters, 0 where that is 0."""
+
+    first: str
+    second: str
 
 
 _NAMES = ("mask", "weight_decay_mask")
@@ -142,7 +161,12 @@ def native(
         name,
         family,
         arguments={"learning_rate": 1e-3, **arguments},
-        options=lambda a: {**common(a), **options(a)},
+        # L-BFGS has no decay.
+        options=lambda a: {
+            k: v
+            for k, v in {**common(a), **options(a)}.items()
+            if k != "decay" or "decay" in families()[family].options
+        },
         links={"lr": Link("learning_rate"), **links},
         slots=slots,
         variants=tuple({**v, **d} for v in variants for d in decay),
