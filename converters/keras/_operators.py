@@ -83,6 +83,12 @@ def mean_along(x, axis):
     """Mean over one axis, which stays; ops.mean adds up in float32."""
     return ops.sum(x, axis=axis, keepdims=True) / x.shape[axis]
 ''',
+    "mean_rest": '''\
+def mean_rest(x):
+    """Mean over all axes but the first, which stay; 0 for a vector. ops.mean adds up in float32."""
+    rest = tuple(range(1, len(x.shape)))
+    return ops.sum(x, axis=rest, keepdims=True) / math.prod(x.shape[1:]) if rest else ops.zeros_like(x)
+''',
     "norm": '''\
 def norm(x):
     """L2 norm over all elements."""
@@ -140,6 +146,7 @@ OPERATORS = Operators(
         "sum_axis": "ops.sum({0}, axis={attr}, keepdims=True)",
         "mean_axis": "mean_along({0}, {attr})",
         "max_axis": "ops.max({0}, axis={attr}, keepdims=True)",
+        "mean_rest": "mean_rest({0})",
         "matmul": "(({0}) @ ({1}))",
         "transpose": "ops.swapaxes({0}, -1, -2)",
         "expand": "ops.broadcast_to({0}, param.shape)",

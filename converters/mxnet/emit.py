@@ -35,6 +35,7 @@ OPERATORS = Operators(
         "sum_axis": "mx.nd.sum({0}, axis={attr}, keepdims=True)",
         "mean_axis": "mx.nd.mean({0}, axis={attr}, keepdims=True)",
         "max_axis": "mx.nd.max({0}, axis={attr}, keepdims=True)",
+        "mean_rest": "mean_rest({0})",
         "matmul": "mx.nd.linalg.gemm2({0}, {1})",
         "transpose": "transpose({0})",
         "expand": "mx.nd.broadcast_to({0}, param.shape)",
@@ -51,6 +52,11 @@ OPERATORS = Operators(
     lift={},
     modules=("mx", "math", "np"),
     helpers={
+        "mean_rest": '''\
+def mean_rest(x):
+    """Mean over all axes but the first, which stay; 0 for a vector."""
+    return mx.nd.mean(x, axis=0, exclude=True, keepdims=True) if x.ndim > 1 else mx.nd.zeros_like(x)
+''',
         "sign": '''\
 def sign(x):
     """-1, 0 or 1; NaN stays NaN, which mx.nd.sign makes 0."""

@@ -220,6 +220,16 @@ def _rounded(body: Body, x: list[str], node: Node, kind: int, hint: str, param: 
     return body.add("Cast", (small,), body.name(hint), to=kind)
 
 
+def _mean_rest(body: Body, x: list[str], node: Node, kind: int, hint: str, param: str) -> str:
+    # The rank is known where the graph runs. Without axes the reduction is the operand itself, and 0 is wanted.
+    rank = body.add("Size", (body.add("Shape", x, body.name("shape")),), body.name("rank"))
+    one = body.add("Constant", (), body.name("at"), value=numpy_helper.from_array(np.array(1, np.int64)))
+    axes = body.add("Range", (one, rank, one), body.name("axes"))
+    mean = body.add("ReduceMean", (*x, axes), body.name(f"{hint}.mean"), keepdims=1, noop_with_empty_axes=1)
+    has = body.add("Greater", (rank, one), body.name("has_rest"))
+    return body.add("Where", (has, mean, body.constant(0.0, kind, "zero")), body.name(hint))
+
+
 def _cos(body: Body, x: list[str], node: Node, kind: int, hint: str, param: str) -> str:
     if kind == T.FLOAT:
         return body.add("Cos", x, body.name(hint))
@@ -241,5 +251,6 @@ SHAPED: Mapping[str, Lowering] = {
     "push": _push,
     "size": _size,
     "rounded": _rounded,
+    "mean_rest": _mean_rest,
     "cos": _cos,
 }

@@ -35,13 +35,14 @@ __all__ = ["ChainNative", "Resolved", "chain_entry", "resolve", "with_lr"]
 _WHERE = "optax:chain"
 Links = Sequence[tuple[str, dict[str, Any]]]
 
-# Gradient transforms: their argument, its default (None: required), and their place in the order.
+# Gradient transforms: their argument (if they have one), its default (None: required), and their place in the order.
 _BEFORE: Mapping[str, tuple[str, Any, int]] = {
     "scale": ("step_size", None, 0),
-    "clip_by_global_norm": ("max_norm", None, 1),
-    "clip_by_block_rms": ("threshold", None, 1),
-    "clip": ("max_delta", None, 2),
-    "add_decayed_weights": ("weight_decay", 0.0, 3),
+    "centralize": ("", 0.0, 1),
+    "clip_by_global_norm": ("max_norm", None, 2),
+    "clip_by_block_rms": ("threshold", None, 2),
+    "clip": ("max_delta", None, 3),
+    "add_decayed_weights": ("weight_decay", 0.0, 4),
 }
 _NORMS = {"clip_by_global_norm": "global", "clip_by_block_rms": "rms"}
 # Transformations that are an alias' preconditioner under other arguments.
@@ -189,19 +190,23 @@ def _before(links: Links, out: Resolved) -> None:
         if name not in _BEFORE:
             raise _unknown(number, name)
         key, default, own = _BEFORE[name]
-        value = _number(number, name, given, key, default)
+        value = _number(number, name, given, key, default) if key or given else 0.0
         if name == "clip" and out.options.get("decay") == "l2":
-            own = 4
-        if own < place or (own == place and own > 0) or (own == 4 and "clip" in out.options):
-            raise _refuse(number, name, f"after {links[number - 2][0]!r} no rule has it; expected the order "
-                          "scale, clip by norm, clip, add_decayed_weights, clip, each once and clip once")  # fmt: skip
+            own = 5
+        if own < place or (own == place and own > 0) or (own == 5 and "clip" in out.options):
+            order = "scale, centralize, clip by norm, clip, add_decayed_weights, clip, each once and clip once"
+            raise _refuse(
+                number, name, f"after {links[number - 2][0]!r} no rule has it; expected the order {order}"
+            )
         place = own
         if name == "scale":
             factor *= value
+        elif name == "centralize":
+            out.options["centralize"] = True
         elif name in _NORMS:
             out.options["clip_norm"], out.values["max_norm"] = _NORMS[name], value
         elif name == "clip":
-            out.options["clip"] = "before_decay" if own == 2 else "after_decay"
+            out.options["clip"] = "before_decay" if own == 3 else "after_decay"
             out.values["clip_gradient"] = value
         elif value:
             _decay(number, name, "l2", value, out)
@@ -278,8 +283,6 @@ def _scales(out: Resolved) -> bool:
 
 
 def _unknown(number: int, name: str) -> Exception:
-    if name == "centralize":
-        return _refuse(number, name, "no rule centres gradients")
     return UnknownNameError(
         f"{_WHERE}: link {number}: {name!r} is no alias and no transformation that a rule can have; expected "
         f"an alias, {', '.join(_BEFORE)} before a preconditioner, or scale_by_learning_rate after it"

@@ -30,6 +30,7 @@ OPERATORS = Operators(
         "sum_axis": "jnp.sum({0}, axis={attr}, keepdims=True)",
         "mean_axis": "jnp.mean({0}, axis={attr}, keepdims=True)",
         "max_axis": "jnp.max({0}, axis={attr}, keepdims=True)",
+        "mean_rest": "mean_rest({0})",
         # Accelerators multiply matrices in fewer bits unless they are told not to.
         "matmul": 'jnp.matmul({0}, {1}, precision="highest")',
         "transpose": "jnp.swapaxes({0}, -1, -2)",
@@ -47,6 +48,11 @@ OPERATORS = Operators(
     lift={},
     modules=("jax", "jnp", "np", "math", "optax", "NamedTuple", "Any"),
     helpers={
+        "mean_rest": '''\
+def mean_rest(x):
+    """Mean over all axes but the first, which stay; 0 for a vector."""
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True) if x.ndim > 1 else jnp.zeros_like(x)
+''',
         "f32": '''\
 def f32(x):
     """A number rounded to float32: what a float32 kernel receives."""

@@ -34,6 +34,7 @@ OPERATORS = Operators(
         "sum_axis": "torch.sum({0}, {attr}, keepdim=True)",
         "mean_axis": "torch.mean({0}, {attr}, keepdim=True)",
         "max_axis": "torch.amax({0}, {attr}, keepdim=True)",
+        "mean_rest": "mean_rest({0})",
         "matmul": "torch.matmul({0}, {1})",
         "transpose": "{0}.transpose(-1, -2)",
         "expand": "{0}.expand_as(param)",
@@ -53,6 +54,11 @@ OPERATORS = Operators(
     filled="torch.full({shape}, {0}, dtype=param.dtype, device=param.device)",
     array_scalar="param.new_tensor({0})",
     helpers={
+        "mean_rest": '''\
+def mean_rest(x):
+    """Mean over all axes but the first, which stay; 0 for a vector."""
+    return x.mean(tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else torch.zeros_like(x)
+''',
         "sign": '''\
 def sign(x):
     """-1, 0 or 1; NaN stays NaN, which torch.sign makes 0."""

@@ -67,6 +67,7 @@ OPS: dict[str, Op] = {
         Op("sum_axis", 1, "array", "sum_{attr}({0})", attr="axis"),
         Op("mean_axis", 1, "array", "mean_{attr}({0})", attr="axis"),
         Op("max_axis", 1, "array", "max_{attr}({0})", attr="axis"),
+        Op("mean_rest", 1, "array", "mean_rest({0})"),
         Op("matmul", 2, "matrix", "{0} @ {1}", 5),
         Op("transpose", 1, "matrix", "({0})ᵀ"),
         Op("expand", 1, "tensor", "{0}"),

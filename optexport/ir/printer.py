@@ -124,6 +124,17 @@ SYMBOLS: dict[str, str] = {
     "max_lr": "η_max",
     "warmup_steps": "T",
     "average": "x",
+    "exp_avg_diff": "q",
+    "previous_grad": "r_prev",
+    "diff": "Δ_g",
+    "beta3": "β3",
+    "optimism_gain": "α_o",
+    "optimism": "β_o",
+    "min_norm": "n_min",
+    "noise_variance": "ν",
+    "noise_decay": "γ_ν",
+    "spread": "σ",
+    "shrink": "κ_w",
 }
 
 

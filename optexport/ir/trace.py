@@ -38,6 +38,7 @@ __all__ = [
     "maximum",
     "mean",
     "mean_axis",
+    "mean_rest",
     "minimum",
     "norm",
     "push",
@@ -273,6 +274,10 @@ def cast(x: Value, to: Type) -> Value:
 
 transpose = _unary("transpose", "The last two axes exchanged: an array.")
 expand = _unary("expand", "An array broadcast to the parameter's shape: a tensor.")
+mean_rest = _unary(
+    "mean_rest",
+    "Mean over all axes but the first, which stay with size 1; 0 where there is no other: an array.",
+)
 group_sum = _unary("group_sum", "A per-tensor scalar summed over every parameter that the step updates.")
 
 

@@ -55,7 +55,7 @@ def mutants(program: Program) -> Iterator[tuple[str, Program]]:
         if node.op in ("sum", "mean") and _sign_alone(program, i):
             continue
         changed = _changed(program, node)
-        if changed is None and node.op in ("rounded", "group_sum"):
+        if changed is None and node.op in ("rounded", "group_sum", "mean_rest"):
             yield _where(i, node), _bypassed(program, i)
         elif changed is not None:
             nodes = (*program.nodes[:i], changed, *program.nodes[i + 1 :])

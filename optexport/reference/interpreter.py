@@ -54,6 +54,11 @@ def _along(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtyp
     return _ALONG[node.op](values[node.args[0]], axis=int(node.attr), keepdims=True)  # type: ignore[arg-type]
 
 
+def _mean_rest(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    x = values[node.args[0]]
+    return np.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True) if x.ndim > 1 else np.zeros_like(x)
+
+
 def _size(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     x = values[node.args[0]]
     return np.float64(np.size(x) if node.attr == "all" else np.shape(x)[int(node.attr)])  # type: ignore[arg-type]
@@ -64,6 +69,7 @@ _SHAPED: dict[str, Callable[..., Any]] = {
     "sum_axis": _along,
     "mean_axis": _along,
     "max_axis": _along,
+    "mean_rest": _mean_rest,
     "transpose": lambda values, node, shape, dtype: np.swapaxes(values[node.args[0]], -1, -2),
     "expand": lambda values, node, shape, dtype: np.broadcast_to(values[node.args[0]], shape),
     "item": lambda values, node, shape, dtype: values[node.args[0]][int(node.attr)],

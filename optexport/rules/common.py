@@ -8,7 +8,7 @@ What stands around a whole update (accumulation, loss scaling, averages) is in `
 from __future__ import annotations
 
 from ..ir import Value
-from ..transforms import clip_norm, clip_value, rescale
+from ..transforms import centralize, clip_norm, clip_value, rescale
 from .base import Hyper, Option, OptionValue, Slot, Update
 
 __all__ = [
@@ -69,6 +69,14 @@ GRADIENT_OPTIONS = (
             "global_strict": "as global; where that norm is no finite number every gradient is NaN (Keras)",
         },
         default="none",
+    ),
+    Option(
+        "centralize",
+        {
+            False: "the gradient's mean stays",
+            True: "its mean over all axes but the first is taken out, before any clip; not of vectors",
+        },
+        default=False,
     ),
     Option(
         "accumulate",
@@ -147,10 +155,12 @@ def signed_and_rescaled(u: Update) -> Value:
 def gradient(u: Update, decay: OptionValue) -> Value:
     """The gradient as the rule's own equations see it.
 
-    Order: sign, rescale, clip by norm, clip (if before decay), ``+ λw`` (if decay is ``l2``), clip (if
+    Order: sign, rescale, centralise, clip by norm, clip (if before decay), ``+ λw`` (if decay is ``l2``), clip (if
     after).
     """
     o, g = u.options, signed_and_rescaled(u)
+    if o["centralize"]:
+        g = centralize(g)
     if o["clip_norm"] != "none":
         kind, bound = str(o["clip_norm"]), u.hyper("max_norm")
         eps = u.hyper("max_norm_eps") if kind.endswith("_eps") else None

@@ -7,7 +7,7 @@ A call goes from the outside in; each line is an option of every family, and idl
     gradient     sign and rescale
     accumulate   collect gradients; only every k-th call goes on
     lookahead    after the update, let slow weights follow
-    gradient     clip by norm, elementwise clip and L2 decay (``common.gradient``)
+    gradient     centralise, clip by norm, elementwise clip and L2 decay (``common.gradient``)
     rule         the family's own update
 
 So a skipped call changes no slot but those of the loss scale; a call that only accumulates changes the

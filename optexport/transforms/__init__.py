@@ -7,6 +7,7 @@ Every family has all of them as options. They compose in one order; ``rules/wrap
 
 from .accumulate import accumulate
 from .average import ema, running_mean
+from .centralize import centralize
 from .clip import clip_value
 from .clip_norm import clip_norm
 from .counting import multiple
@@ -18,6 +19,7 @@ __all__ = [
     "accumulate",
     "adapt",
     "all_finite",
+    "centralize",
     "clip_norm",
     "clip_value",
     "count_bad",

@@ -61,6 +61,7 @@ def test_a_rule_is_what_its_python_says():
         ("cast", lambda a, b: cast(a.tracer.step, FLOAT32)),
         *((n, lambda a, b, f=f: f(a)) for n, f in [("floor", trace_module.floor), ("cos", trace_module.cos),
                                                    ("transpose", trace_module.transpose),
+                                                   ("mean_rest", trace_module.mean_rest),
                                                    ("expand", trace_module.expand), ("size", trace_module.size)]),
         *((n, lambda a, b, f=f: f(a, -1)) for n, f in [("sum_axis", trace_module.total_axis),
                                                        ("mean_axis", trace_module.mean_axis),

@@ -24,6 +24,7 @@ from optexport.ir import (
     matmul,
     max_axis,
     mean_axis,
+    mean_rest,
     push,
     rounded,
     size,
@@ -40,6 +41,7 @@ from optexport.specs import Group, Spec
 pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not in this environment")
 
 PARAMS = {"a": np.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": np.linspace(0.5, -1.5, 6).reshape(2, 3)}
+RANKS = {"number": (), "vector": (5,), "images": (3, 2, 2, 4)}
 LR = Hyper("lr", 0.1, 0.0, 1.0, "")
 
 
@@ -69,6 +71,7 @@ RULES: dict[str, Rule] = {
         lambda r, w, g, lr, c: {"param": w - lr * c * g, "c": c + max_axis(absolute(g), 0)},
         Slot("c", "", "zeros", "only:1"),
     ),
+    "rest": rule(lambda r, w, g, lr: {"param": w - lr * (g - mean_rest(g))}),
     "matrix": rule(lambda r, w, g, lr: {"param": w - lr * expand(matmul(matmul(g, transpose(g)), w))}),
     "history": rule(
         lambda r, w, g, lr, h: {"param": w - lr * (item(h, 0) + 2.0 * item(h, 2)), "h": push(h, g)},
@@ -136,6 +139,20 @@ def test_each_operator_runs(name: str, dtype: str, layout: str) -> None:
             for s, value in state.slots[n].items():
                 assert slots[n][s].shape == np.shape(value), (n, s)
                 np.testing.assert_allclose(slots[n][s], value, rtol=tolerance, atol=tolerance)
+
+
+def test_the_mean_over_the_rest_at_every_rank() -> None:
+    from optexport.converters.onnx.run import snapshots
+
+    params = {n: np.ones(shape) for n, shape in RANKS.items()}
+    grads = [{n: np.random.default_rng(1).standard_normal(s) for n, s in RANKS.items()}]
+    spec = Spec((Group(RULES["rest"], {"lr": 0.05}),))
+    ((found, _),) = snapshots(spec, params, grads, dtype="float64")
+    state = ox.step(ox.init(spec, params), grads[0])
+    for n in RANKS:
+        np.testing.assert_allclose(found[n], state.params[n], rtol=1e-14)
+    assert (found["vector"] != params["vector"]).all()
+    assert abs((found["images"] - 1.0).reshape(3, -1).sum(1)).max() < 1e-15
 
 
 def test_every_operator_is_above() -> None:

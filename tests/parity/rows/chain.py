@@ -14,6 +14,7 @@ ROWS = [
         "everything before Adam",
         links=[
             ("scale", {"step_size": 0.5}),
+            ("centralize", {}),
             ("clip_by_global_norm", {"max_norm": 2.0}),
             ("clip", {"max_delta": 0.3}),
             ("add_decayed_weights", {"weight_decay": 0.1}),
