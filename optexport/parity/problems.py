@@ -42,7 +42,7 @@ def problem(
     """The standard problem: every value is representable in float32, whatever ``dtype``.
 
     drop: factor of the learning rate from the middle of the run on. shapes: of the parameters, a
-        matrix and a vector where None is given. spike: scale of one step's gradients.
+        matrix and a vector where None is given; one called ``zero`` starts at 0. spike: scale of one step's gradients.
     """
     shapes = SHAPES if shapes is None else shapes
     rng = np.random.default_rng(seed)
@@ -50,7 +50,7 @@ def problem(
     def draw(shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
         return (rng.standard_normal(shape) * scale).astype(np.float32).astype(dtype)
 
-    params = {name: draw(shape) for name, shape in shapes.items()}
+    params = {name: draw(shape) * (name != "zero") for name, shape in shapes.items()}
     grads = []
     for t in range(steps):
         scale = {3: 0.0, 7: spike, 11: 1e-6}.get(t, 1.0)

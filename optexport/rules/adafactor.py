@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import HyperparameterError
-from ..ir import Value, expand, maximum, mean, mean_axis, minimum, sqrt
+from ..ir import Value, expand, maximum, mean, mean_axis, minimum, rounded, sqrt
 from .base import Count, Hyper, Option, OptionValue, Slot, Update, family
 from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
 
@@ -136,7 +136,7 @@ _AXES: Mapping[OptionValue, str] = {
         Slot("largest_var", "R: mean square over the largest axis", shape="without:largest"),
         Slot("second_var", "C: mean square over the second largest axis", shape="without:second"),
         Slot("variance", "V, where it is kept"),
-        Slot("step_avg", "running mean e of the steps", dtype="float32"),
+        Slot("step_avg", "running mean e of the steps"),
     ),
     source="torch/optim/_adafactor.py; keras/src/optimizers/adafactor.py; optax/_src/factorized.py, alias.py (adafactor)",
     fit=_fit,
@@ -176,7 +176,8 @@ def adafactor(
     step = u.let("step_size", rho) * step
     if momentum == "folded":
         beta1 = u.kernel(u.hyper("beta1"))
-        step = new["step_avg"] = beta1 * u.slot("step_avg") + (1 - beta1) * step
+        step = beta1 * u.slot("step_avg") + (1 - beta1) * step
+        new["step_avg"] = rounded(step, "float32")  # what is kept, whatever the parameter (Optax)
     if decay == "independent":
         w = w - u.kernel(u.hyper("weight_decay")) * u.param
     return {"param": w - step, **new}
@@ -198,5 +199,7 @@ def _second_moment(u: Update, g: Value, t: Value, axes: OptionValue, eps1: Optio
     columns = (1 - fresh) * u.slot(second) + fresh * mean_axis(square, b)
     over = mean_axis(rows, b)
     if eps1 == "clamped":
-        over = maximum(over, u.hyper("eps1"))
-    return {first: rows, second: columns, "V": expand(rows * columns / over)}
+        product = rows * columns / maximum(over, u.hyper("eps1"))
+    else:
+        product = (rows / over) * columns  # the product of two ε1 is 0 in float32
+    return {first: rows, second: columns, "V": expand(product)}

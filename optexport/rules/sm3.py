@@ -5,14 +5,14 @@ cover being the slices along each axis.
 
     ν = minᵢ μᵢ + ĝ²                     μᵢ the accumulator of axis i
     μᵢ ← max of ν over the other axes
-    m ← β1·m + (1−β1)·ĝ/√(ν + ε)         0 where ν is 0
+    m ← β1·m + (1−β1)·ĝ/√(ν + ε)
     w ← w − η·m
 """
 
 from collections.abc import Mapping
 
 from ..errors import HyperparameterError
-from ..ir import Value, max_axis, minimum, sqrt, where
+from ..ir import Value, max_axis, minimum, sqrt
 from .base import Hyper, Option, OptionValue, Slot, Update, family
 from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
 
@@ -79,6 +79,6 @@ def sm3(u: Update, *, rank: OptionValue, decay: OptionValue, **_: OptionValue) -
         for other in axes:
             cover = cover if other == i else max_axis(cover, other)
         new[f"cover_{i}"] = cover  # ν itself where there is one axis
-    scaled = g * where(nu <= 0, 0.0, 1 / sqrt(nu + u.kernel(u.hyper("eps"))))
+    scaled = g / sqrt(nu + u.kernel(u.hyper("eps")))  # 0 where ν is 0: ĝ is
     m = beta1 * u.slot("exp_avg") + (1 - beta1) * scaled
     return {"param": w - lr * m, **new, "exp_avg": m}

@@ -69,7 +69,9 @@ def ieee(function, *operands):
 ''',
     "without": '''\
 def without(shape, axis):
-    """``shape`` with size 1 along ``axis``."""
+    """``shape`` with size 1 along ``axis``, the ``largest`` or ``second`` largest one where it is named."""
+    if isinstance(axis, str):
+        axis = sorted(range(len(shape)), key=shape.__getitem__)[-1 if axis == "largest" else -2]
     axis %= len(shape)
     return tuple(1 if i == axis else n for i, n in enumerate(shape))
 ''',

@@ -119,6 +119,7 @@ def _first(slot: Slot, rule: Rule, operators: Operators) -> str:
     if slot.shape == "scalar":
         return _stored(slot, value, operators)
     kind, _, index = slot.shape.partition(":")
+    index = index if index.lstrip("-").isdigit() else repr(index)
     shape = f"({index}, *param.shape)" if kind == "history" else f"{kind}(param.shape, {index})"
     return operators.filled.format(value, shape=shape)
 

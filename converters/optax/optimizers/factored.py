@@ -128,7 +128,11 @@ ROWS = (
             for momentum in (None, 0.9)
             for decay in (None, 0.1)
         ),
-        layouts={"v_row": _wide(1), "v_col": _wide(0)},
+        layouts={
+            "v_row": _wide(1),
+            "v_col": _wide(0),
+            "ema": (lambda a, _: np.asarray(a), lambda a, _: np.asarray(a, np.float32)),
+        },
         validate=_check,
         note="b is computed in float32; the mean of the steps is kept in float32",
     ),

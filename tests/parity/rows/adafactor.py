@@ -17,7 +17,7 @@ ROWS = [
         "Adafactor",
         "decay, large eps, ascent",
         lr=0.3,
-        eps=(0.05, 0.9),
+        eps=(0.05, 0.1),
         weight_decay=0.1,
         beta2_decay=-0.5,
         d=1.2,

@@ -1,13 +1,16 @@
 """Rows of the lamb family."""
 
-from tests.parity.record import keras, mxnet, optax
+from tests.parity.record import correction32, keras, mxnet, optax
 
 # MXNet's kernel has both norms in float32, sums of 35 squares: each is off by at most 35 roundings of
 # 2⁻²⁴, half of that after the root, and an update is as long as η‖w‖, over all updates of a run.
 NORMS32 = 35 * 2.0**-24
 
+# A parameter that starts at 0 has no norm.
+SHAPES = {"w": (7, 5), "b": (5,), "zero": (4,)}
+
 ROWS = [
-    mxnet("lamb", "defaults", learning_rate=0.001, floor=0.03 * NORMS32),
+    mxnet("lamb", "defaults", learning_rate=0.001, floor=0.03 * NORMS32, shapes=SHAPES),
     mxnet(
         "lamb",
         "decay, clip, bounds",
@@ -21,6 +24,7 @@ ROWS = [
         lower_bound=0.5,
         upper_bound=2.0,
         floor=0.3 * NORMS32,
+        shapes=SHAPES,
     ),
     mxnet(
         "lamb",
@@ -30,10 +34,18 @@ ROWS = [
         bias_correction=False,
         lower_bound=10.0,
         floor=3 * NORMS32,
+        shapes=SHAPES,
     ),
-    optax("lamb", "defaults", learning_rate=0.001),
+    optax("lamb", "defaults", learning_rate=0.001, shapes=SHAPES, floor32=correction32(0.999)),
     optax(
-        "lamb", "decay and root eps", learning_rate=0.01, weight_decay=0.1, eps=1e-3, eps_root=1e-3, b2=0.9
+        "lamb",
+        "decay and root eps",
+        learning_rate=0.01,
+        weight_decay=0.1,
+        eps=1e-3,
+        eps_root=1e-3,
+        b2=0.9,
+        shapes=SHAPES,
     ),
     keras("Lamb", "defaults", learning_rate=0.001),
     keras("Lamb", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),

@@ -5,6 +5,9 @@ from tests.parity.record import mxnet, optax
 # MXNet computes a layer's rate in float32: two sums of 35 squares, a product and a quotient.
 RATE32 = 40 * 2.0**-24
 
+# A parameter that starts at 0 has no norm.
+SHAPES = {"w": (7, 5), "b": (5,), "zero": (4,)}
+
 ROWS = [
     mxnet(
         "lars",
@@ -14,6 +17,7 @@ ROWS = [
         wd=0.1,
         eta=0.01,
         momentum_correction=False,
+        shapes=SHAPES,
         floor=RATE32,
     ),
     mxnet(
@@ -44,9 +48,18 @@ ROWS = [
         shapes={"a_weight": (7, 5), "a_gamma": (5,)},
         floor=RATE32,
     ),
-    optax("lars", "defaults", learning_rate=0.1),
+    optax("lars", "small eps", learning_rate=0.1, eps=1e-2, shapes=SHAPES),
     optax(
-        "lars", "decay", learning_rate=1.0, weight_decay=0.1, trust_coefficient=0.1, eps=1e-2, momentum=0.8
+        "lars",
+        "decay",
+        learning_rate=1.0,
+        weight_decay=0.1,
+        trust_coefficient=0.1,
+        eps=1e-2,
+        momentum=0.8,
+        shapes=SHAPES,
     ),
-    optax("lars", "nesterov", learning_rate=1.0, trust_coefficient=0.05, nesterov=True),
+    optax(
+        "lars", "nesterov", learning_rate=1.0, trust_coefficient=0.05, nesterov=True, eps=1e-2, shapes=SHAPES
+    ),
 ]

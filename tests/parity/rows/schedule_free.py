@@ -8,8 +8,13 @@ SCHEDULE32 = 4 * 2.0**-24
 COMPLEMENT32 = 2.0**-24 / (1 - 0.999)
 
 ROWS = [
+    # All weights are 0, and so is their sum.
+    optax("schedule_free_sgd", "rate 0", learning_rate=0.0, weight_decay=0.1),
+    optax("schedule_free_adamw", "rate 0", learning_rate=0.0, weight_decay=0.1),
+    optax("schedule_free_sgd", "rate 0, no decay", learning_rate=0.0),
+    optax("schedule_free_adamw", "rate 0, no decay", learning_rate=0.0),
     optax("schedule_free_sgd", "defaults but the rate", learning_rate=0.05),
-    optax("schedule_free_sgd", "decay", learning_rate=0.1, weight_decay=0.1, b1=0.8, weight_lr_power=1.0),
+    optax("schedule_free_sgd", "decay", learning_rate=0.1, weight_decay=0.1, b1=0.8, weight_lr_power=1.5),
     optax("schedule_free_sgd", "warmup", learning_rate=0.1, warmup_steps=7, floor=SCHEDULE32),
     optax("schedule_free_adamw", "defaults", learning_rate=0.0025),
     optax("schedule_free_adamw", "decay", learning_rate=0.01, weight_decay=0.1, b1=0.7, b2=0.9, eps=1e-3),
