@@ -9,14 +9,53 @@ history of fixed length, zeros where there is no pair yet, and the last step as 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["gather", "spread"]
+from optexport.dialects import Native
+from optexport.errors import CheckpointError
+from optexport.state.native import NativeState
+
+__all__ = ["arrange", "gather", "spread"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 _LISTS = ("old_dirs", "old_stps")
+
+
+def arrange(native: NativeState, entry: Native, given: Mapping[str, Any], where: str) -> NativeState:
+    """``native`` with L-BFGS' one state as the slots of each parameter; any other as it is.
+
+    Raises:
+        CheckpointError: nothing tells the shapes of the parameters, or the vectors are of others.
+    """
+    states = native.extras.get("state")
+    if entry.name != "LBFGS" or not isinstance(states, Mapping) or not states:
+        return native
+    (held,) = states.values()
+    keys = [k for g in native.groups for k in g.params]
+    model = {n: tuple(a.shape) for n, a in native.weights.items()} or native.shapes
+    if not set(keys) <= set(model):
+        # By their place: the file has no names.
+        model = dict(zip(keys, model.values(), strict=True)) if len(model) == len(keys) else {}
+    if not model:
+        raise CheckpointError(
+            f"{where}: LBFGS keeps one vector for all parameters; expected weights that tell their {len(keys)} shapes, "
+            "found none; pass the weights (--model)"
+        )
+    arguments = {**entry.arguments, **native.groups[0].arguments, **given}
+    try:
+        slots = spread(held, {k: model[k] for k in keys}, int(arguments["history_size"]))
+    except ValueError as e:
+        raise CheckpointError(f"{where}: {e}; are these the weights of this run?") from None
+    return replace(
+        native,
+        slots=slots,
+        steps=dict.fromkeys(keys, int(held.get("n_iter", 0))),
+        extras={k: v for k, v in native.extras.items() if k != "state"},
+        warnings=[w for w in native.warnings if not w.startswith("LBFGS keeps one flat state")],
+    )
 
 
 def spread(state: Mapping[str, Any], shapes: Shapes, history: int) -> dict[str, dict[str, np.ndarray]]:
@@ -32,6 +71,9 @@ def spread(state: Mapping[str, Any], shapes: Shapes, history: int) -> dict[str, 
     some = state.get("prev_flat_grad")
     dtype = np.float32 if some is None else np.asarray(some).dtype
     rows = {k: [np.asarray(v) for v in state.get(k) or ()] for k in _LISTS}
+    found = {np.size(v) for v in (*(x for r in rows.values() for x in r), *([] if some is None else [some]))}
+    if found - {count}:
+        raise ValueError(f"expected vectors of {count} elements, found {', '.join(map(str, sorted(found)))}")
     vectors = {
         k: np.concatenate([np.zeros((history - len(v), count), dtype), *(x[None] for x in v)])
         for k, v in rows.items()
@@ -43,9 +85,6 @@ def spread(state: Mapping[str, Any], shapes: Shapes, history: int) -> dict[str, 
             if held is None or factor is None
             else np.asarray(held) * dtype.type(factor)
         )
-    if any(v.shape[-1] != count for v in vectors.values()):
-        found = {k: v.shape[-1] for k, v in vectors.items()}
-        raise ValueError(f"expected vectors of {count} elements, found {found}")
     out: dict[str, dict[str, np.ndarray]] = {}
     start = 0
     for name, shape in shapes.items():
@@ -56,7 +95,7 @@ def spread(state: Mapping[str, Any], shapes: Shapes, history: int) -> dict[str, 
     return out
 
 
-def gather(slots: Mapping[str, Mapping[str, np.ndarray]], lr: float) -> dict[str, Any]:
+def gather(slots: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """The one state out of the slots of all parameters, in order; the inverse of `spread`.
 
     ``t`` is 1, so that ``d`` is the last step itself; PyTorch makes both anew before it reads them apart.

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from optexport.converters.torch._flat import gather
 from optexport.converters.torch._tensors import DTYPES, STORAGE_CLASSES
 from optexport.errors import CheckpointError
 from optexport.state.native import NativeState
@@ -75,6 +76,8 @@ def _state_dict(state: NativeState, pack: _Pack) -> dict[str, Any]:
     unknown = [key for key in state.slots if key not in ids]
     if unknown:
         raise CheckpointError(f"parameter {brief(unknown[0])} has state and is in no group")
+    if state.optimizer == "LBFGS":
+        return {"state": _one_state(state, list(ids), pack), "param_groups": groups}
     entries: dict[int, dict[str, Any]] = {}
     for key, identity in ids.items():
         slots = dict(state.slots.get(key, {}))
@@ -88,6 +91,25 @@ def _state_dict(state: NativeState, pack: _Pack) -> dict[str, Any]:
             if state.optimizer in _PLAIN_STEP and "step" in slots:
                 entries[identity]["step"] = int(slots["step"])
     return {"state": entries, "param_groups": groups}
+
+
+def _one_state(state: NativeState, order: list[str], pack: _Pack) -> dict[int, dict[str, Any]]:
+    """L-BFGS' state, one for all parameters, under the first."""
+    if len(state.groups) != 1:
+        raise CheckpointError(f"LBFGS has one parameter group, found {len(state.groups)}")
+    if not state.slots:
+        return {}
+    missing = [k for k in order if k not in state.slots]
+    if missing:
+        raise CheckpointError(f"parameter {brief(missing[0])} has no state; LBFGS keeps one for all together")
+
+    def packed(value: Any, slot: str) -> Any:
+        if isinstance(value, list):
+            return [packed(item, slot) for item in value]
+        return pack.tensor(value, f"slot {slot}") if isinstance(value, np.ndarray) else value
+
+    held = gather({k: state.slots[k] for k in order})
+    return {0: {slot: packed(value, slot) for slot, value in held.items()}}
 
 
 def _argument(value: Any, name: str, group: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from optexport.dialects import Native
 
+from ._flat import arrange
 from .optimizers import (
     adadelta,
     adafactor,
@@ -25,7 +26,7 @@ from .optimizers import (
     sgd,
 )
 
-__all__ = ["OPTIMIZERS"]
+__all__ = ["OPTIMIZERS", "arrange"]
 
 OPTIMIZERS: tuple[Native, ...] = (
     *sgd.ROWS,

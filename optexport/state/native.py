@@ -42,6 +42,7 @@ class NativeState:
     named: whether keys are parameter names rather than indexes.
     weights: parameter values that the same file carries (combined checkpoints), by name, in order.
     ordered: whether the order of ``weights`` is the model's own.
+    shapes: of the model's parameters in its order, where another file's weights tell them.
     extras: whatever else the file holds that may matter (scheduler state, epoch, …), plain values.
     warnings: one sentence each, for the person who converts.
     """
@@ -55,6 +56,7 @@ class NativeState:
     named: bool = False
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     ordered: bool = True
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

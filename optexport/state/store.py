@@ -112,6 +112,8 @@ def load(
             state = state.renamed(names_from_list(list(state.names), listed, path))
         return _with_weights(state, weights, path) if weights is not None else state
     native = read_native(path, fmt)
+    if weights is not None:
+        native.shapes = dict(parameters(weights))
     if optimizer is not None:
         native = arranged(native, find(optimizer), arguments or {}, path)
     state = lift(native, path, optimizer=optimizer, arguments=arguments, step=step)
