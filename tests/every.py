@@ -12,7 +12,7 @@ import numpy as np
 
 from optexport.ir.ops import OPS
 from optexport.rules import Rule, families
-from optexport.rules.base import Hyper, OptionValue
+from optexport.rules.base import Count, Hyper, Option, OptionValue
 
 FAMILIES = sorted(families())
 # One value a hyperparameter, none of them 0, 1 or equal to another.
@@ -59,6 +59,11 @@ VALUES = {
 }
 
 
+def _choices(o: Option) -> list[OptionValue]:
+    """An option's values; a small one for a whole number."""
+    return [o.low + 1] if isinstance(o, Count) else list(o.choices)
+
+
 def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator[dict[str, OptionValue]]:
     """All combinations of a family's options; each of those with a default on its own.
 
@@ -69,15 +74,15 @@ def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator
     choices = [
         [o.default]
         if o.default is not None
-        else list(o.choices)
+        else _choices(o)
         if (shared if name in common else own)
-        else list(o.choices)[:1]
+        else _choices(o)[:1]
         for name, o in rows.items()
     ]
     for values in itertools.product(*choices):
         yield dict(zip(rows, values, strict=True))
     # Additions, one at a time.
-    first = {n: next(iter(o.choices)) if o.default is None else o.default for n, o in rows.items()}
+    first = {n: _choices(o)[0] if o.default is None else o.default for n, o in rows.items()}
     for name, o in rows.items():
         if o.default is not None and (shared if name in common else own):
             yield from ({**first, name: v} for v in o.choices if v != o.default)
@@ -108,6 +113,9 @@ def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] | None = None, step
     for s in rule.slots:
         value = rng.normal(size=s.shape_for(shape)) ** 2 + 1.0
         out[f"slot:{s.name}"] = np.asarray(value, s.dtype_for(np.float64))
+    if "gradient_differences" in rule.slot_names:  # the newest pair is curved, as those before are
+        out["slot:last_grad"] = out["grad"] - rng.uniform(0.5, 2.0, size=shape)
+        out["slot:last_param"] = out["param"] - rng.uniform(0.5, 2.0, size=shape)
     if {"grad_avg", "square_avg"} <= set(rule.slot_names):
         out["slot:grad_avg"] = rng.normal(size=shape) / 4  # a mean square is never below the squared mean
     return out | {f"hyper:{h.name}": value_of(h) for h in rule.hyperparameters}

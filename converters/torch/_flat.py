@@ -69,7 +69,7 @@ def spread(state: Mapping[str, Any], shapes: Shapes, history: int) -> dict[str, 
     """
     count = sum(int(np.prod(s)) for s in shapes.values())
     some = state.get("prev_flat_grad")
-    dtype = np.float32 if some is None else np.asarray(some).dtype
+    dtype = np.dtype(np.float32) if some is None else np.asarray(some).dtype
     rows = {k: [np.asarray(v) for v in state.get(k) or ()] for k in _LISTS}
     found = {np.size(v) for v in (*(x for r in rows.values() for x in r), *([] if some is None else [some]))}
     if found - {count}:
