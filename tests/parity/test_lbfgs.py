@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import optexport as ox
+from optexport.dialects import converter
 from optexport.parity import compare_runs, referee, relative_error
 from optexport.parity.bounds import unit_roundoff
 from optexport.parity.mutants import mutants
 from optexport.specs import Spec
-from tests.parity.backends import require_native
+from tests.parity.backends import require_backend, require_native
 
 SHAPES = {"w": (4, 2), "b": (4,)}
 LR = 0.2
@@ -113,23 +114,42 @@ def test_25_steps(framework, dtype):
     assert last < 0.1 * first
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"pairs": "curved", "first": "l1", "last": "step", "curvature": 0.02},
-        {"pairs": "every", "first": "l2"},
-        {"pairs": "every", "first": "gradient", "scale": "one"},
-    ],
-    ids=str,
-)
+FORMS = [
+    {"pairs": "curved", "first": "l1", "last": "step", "curvature": 0.02},
+    {"pairs": "every", "first": "l2"},
+    {"pairs": "every", "first": "gradient", "scale": "one"},
+]
+
+
+def _referee_run(f, spec, steps):
+    state, grads, states = ox.init(spec, f.start), [], []
+    for _ in range(steps):
+        grads.append(f.gradient(state.params))
+        state = ox.step(state, grads[-1])
+        states.append(state)
+    return grads, states
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("backend", ["onnx", "torch", "optax", "keras"])
+@pytest.mark.parametrize("arguments", FORMS, ids=str)
+def test_emitted(arguments, backend, dtype):
+    require_backend(backend)
+    f = Function(dtype)
+    spec = ox.spec("lbfgs", history=3, lr=0.25, **arguments)
+    grads, states = _referee_run(f, spec, 12)
+    run = converter(backend, "run").snapshots(spec, f.start, grads, dtype=dtype)
+    for step, (state, (params, _)) in enumerate(zip(states, run, strict=True), 1):
+        for n in SHAPES:
+            assert relative_error(params[n], state.params[n]) <= _bound(f, step)
+
+
+@pytest.mark.parametrize("arguments", FORMS, ids=str)
 def test_every_changed_rule_is_noticed(arguments):
     f = Function()
     spec = ox.spec("lbfgs", history=3, lr=LR, **arguments)
-    state, grads, right = ox.init(spec, f.start), [], []
-    for _ in range(12):
-        grads.append(f.gradient(state.params))
-        state = ox.step(state, grads[-1])
-        right.append((state.params, state.slots))
+    grads, states = _referee_run(f, spec, 12)
+    right = [(state.params, state.slots) for state in states]
     (group,) = spec.groups
     survivors = []
     for where, program in mutants(group.rule.program):
@@ -189,3 +209,19 @@ def test_a_line_search_is_refused(name, argument, value):
         ox.HyperparameterError, match=rf"argument '{argument}' expected None, found '{value}'; a line"
     ):
         ox.native(name, **{argument: value})
+
+
+def test_optax_ring_is_the_history_in_order():
+    """More updates than the ring has places: every slot, after every update."""
+    require_native("optax:x")
+    f = Function()
+    arguments = {"learning_rate": LR, "memory_size": 4}
+    grads, states = _referee_run(f, ox.native("optax:lbfgs", **arguments), 25)
+    shown = converter("optax", "run").native_snapshots(
+        "optax:lbfgs", arguments, f.start, grads, dtype="float64"
+    )
+    # A difference of two parameters has the condition number |w| / |s|.
+    steps = [s.slots[n]["parameter_differences"][-1] for s in states[1:] for n in SHAPES]
+    condition = 30 * 3 / min(np.abs(s).max() for s in steps)
+    mismatch, _ = compare_runs(states, shown, "float64", native="optax:lbfgs", amplification=condition)
+    assert mismatch is None, str(mismatch)
