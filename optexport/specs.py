@@ -123,7 +123,8 @@ class Spec:
             if name not in held:
                 raise UnknownNameError(f"spec: parameter {name!r} is in no group; add it to one")
         if isinstance(names, Mapping):
-            shapes = {n: tuple(getattr(v, "shape", v)) for n, v in names.items()}
+            given: Mapping[str, Any] = names
+            shapes = {n: tuple(getattr(v, "shape", v)) for n, v in given.items()}
             groups = tuple(part for g in groups for part in _fitted(g, shapes))
         return Spec(numbered([g for g in groups if g.params], list(known)))
 

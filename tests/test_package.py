@@ -194,6 +194,8 @@ def test_the_core_names_no_converter(path):
     assert not found or path.startswith("optexport/demo/")
 
 
+# What runs a framework, where that is not the framework alone.
+MAY_IMPORT = {"onnx": {"onnxruntime"}, "keras": {"keras", "jax"}, "optax": {"optax", "jax", "flax"}}
 CONVERTERS = [p for p in SOURCES if p.startswith("converters/") and p.count("/") > 1]
 
 
@@ -207,7 +209,7 @@ def test_converters_never_import_one_another(path):
 
 @pytest.mark.parametrize("path", CONVERTERS)
 def test_a_converter_imports_only_its_own_framework_and_only_to_run_it(path):
-    own = {"onnx": {"onnxruntime"}, "keras": {"keras", "jax"}, "optax": {"optax", "jax", "flax"}}.get(path.split("/")[1], {path.split("/")[1]})
+    own = MAY_IMPORT.get(path.split("/")[1], {path.split("/")[1]})
     found = {m.partition(".")[0] for m in imports(path)} & FRAMEWORKS
     assert found <= own
     if Path(path).name in ("dialect.py", "checkpoint.py", "emit.py", "__init__.py"):

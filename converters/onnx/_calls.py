@@ -97,7 +97,7 @@ def declare(
     def tensor(key: str, name: str) -> onnx.ValueInfoProto:
         if key not in own:
             return graph.tensor(name, shape)
-        sizes = own[key].shape_for(shape)  # type: ignore[arg-type]  (only flat buffers have symbolic sizes)
+        sizes = own[key].shape_for(shape)  # type: ignore[arg-type]  # only flat buffers have symbolic sizes
         return helper.make_tensor_value_info(name, scalar_type(own[key]) or graph.dtype, list(sizes))
 
     given = [key for key in GIVEN if key == "grad" or key in made.tensors]
@@ -256,12 +256,13 @@ def together(graph: Graph, lanes: Sequence[tuple[Lane, Functions, Sequence[str]]
             keys = {key: value(param, key) for key in made.tensors}
             new = {key: f"{value(param, key)}.new" for key in made.outputs}
             running[param] = body, lower_update(body, made.program, host, graph.dtype, keys, made.types, new)
-    total, count = None, 0
+    total: str | None = None
+    count = 0
     while running:
         parts = []
         for param, (body, lowering) in list(running.items()):
             try:
-                parts.append(lowering.send(total))  # type: ignore[arg-type]  (None starts it)
+                parts.append(lowering.send(total))  # type: ignore[arg-type]  # None starts it
             except StopIteration:
                 del running[param]
             graph.nodes.extend(body.nodes)

@@ -257,7 +257,8 @@ def lower_update(
     inputs, outputs: names by key; outputs are ``<key>.new`` when None. Host scalars are in
     ``body.values`` already.
     """
-    compute, full = compute_type(dtype), set()
+    compute = compute_type(dtype)
+    full: set[int] = set()
     for i in sorted(program.used() - host):
         node = program.nodes[i]
         if isinstance(node.attr, Input):

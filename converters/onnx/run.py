@@ -382,8 +382,12 @@ def snapshots(
     session.load(values, full, max(counts.values(), default=0))
     own = None if not spec.lrs else spec.lrs[0] if spec.one_lr else spec.lrs
     for i, (gradients, lr) in enumerate(zip(grads, lrs or [None] * len(grads), strict=True)):
-        given = {k: v[i] for k, v in (("noise", noise), ("hessian", hessian)) if v is not None}
-        session.step(gradients, own if lr is None else lr, **given)
+        session.step(
+            gradients,
+            own if lr is None else lr,
+            noise=None if noise is None else noise[i],
+            hessian=None if hessian is None else hessian[i],
+        )
         yield (
             {n: v.copy() for n, v in session.params.items()},
             {n: {s: v.copy() for s, v in held.items()} for n, held in session.slots.items()},

@@ -194,7 +194,9 @@ def _before(links: Links, out: Resolved) -> None:
         if name == "clip" and out.options.get("decay") == "l2":
             own = 5
         if own < place or (own == place and own > 0) or (own == 5 and "clip" in out.options):
-            order = "scale, centralize, clip by norm, clip, add_decayed_weights, clip, each once and clip once"
+            order = (
+                "scale, centralize, clip by norm, clip, add_decayed_weights, clip, each once and clip once"
+            )
             raise _refuse(
                 number, name, f"after {links[number - 2][0]!r} no rule has it; expected the order {order}"
             )

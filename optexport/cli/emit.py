@@ -16,9 +16,7 @@ __all__ = ["command"]
 @click.argument("target")
 @click.option("--rule", required=True, metavar="R", help="A rule of the catalogue, or FRAMEWORK:NAME.")
 @click.option("--hyper", multiple=True, metavar="K=V", help="A hyperparameter or option, as in lr=0.01.")
-@click.option(
-    "--param", multiple=True, metavar="NAME:SHAPE", help="A parameter, as in fc.weight:16x8."
-)
+@click.option("--param", multiple=True, metavar="NAME:SHAPE", help="A parameter, as in fc.weight:16x8.")
 @click.option("--model", metavar="FILE", help="A weights file: its parameters, with names and shapes.")
 @click.option(
     "--runtime", multiple=True, metavar="NAME", help="Hyperparameters that stay inputs (ONNX). [default: lr]"

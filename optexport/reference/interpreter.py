@@ -46,7 +46,7 @@ Running = Generator[float, float, dict[str, Any]]
 def _rounded(values: list[Any], node: Node, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     import ml_dtypes
 
-    narrow = ml_dtypes.bfloat16 if node.attr == "bfloat16" else np.dtype(node.attr)
+    narrow = ml_dtypes.bfloat16 if node.attr == "bfloat16" else np.dtype(str(node.attr))
     return np.asarray(values[node.args[0]]).astype(narrow).astype(dtype)
 
 
@@ -109,7 +109,7 @@ def run_together(
             parts = {}
             for i, member in list(running.items()):
                 try:
-                    parts[i] = member.send(totals[i])  # type: ignore[arg-type]  (None starts it)
+                    parts[i] = member.send(totals[i])  # type: ignore[arg-type]  # None starts it
                 except StopIteration as finished:
                     done[i] = finished.value
                     del running[i]
