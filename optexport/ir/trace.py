@@ -197,12 +197,15 @@ class Tracer:
 
     def finish(self, **outputs: Operand) -> Program:
         """The checked program that computes ``param`` and every slot named in ``outputs``."""
-        return check(self.program(outputs))
+        return check(self._made(outputs))
 
     def program(self, outputs: Mapping[str, Operand]) -> Program:
         """The program of any outputs, scalars included (translations); nodes are checked."""
+        return check_nodes(self._made(outputs))
+
+    def _made(self, outputs: Mapping[str, Operand]) -> Program:
         named = {name: self.value(v).index for name, v in outputs.items()}
-        return check_nodes(Program(tuple(self.nodes), named))
+        return Program(tuple(self.nodes), named)
 
 
 def _apply(name: str, *operands: Operand, attr: str | None = None) -> Value:

@@ -334,16 +334,24 @@ def _trace(name: str, options: tuple[tuple[str, OptionValue], ...]) -> Rule:
     fam = families()[name]
     program = _program(fam, dict(options))
     read = {i.name for i in program.inputs("hyper")}
-    # Parts of a group that differ only in what their shapes decide share one set of values.
-    for other in fam.fits:
-        if fam.fit is not None and any(dict(options).get(o) != v for o, v in other.items()):
-            alike = _program(fam, {**dict(options), **other})
-            read |= {i.name for i in alike.inputs("hyper")}
+    if fam.fit is not None:
+        # Parts of a group that differ only in what their shapes decide share one set of values.
+        shaped = {o for other in fam.fits for o in other}
+        read |= _read_by_fits(name, tuple(o for o in options if o[0] not in shaped))
     slots = tuple(s.sized(dict(options)) for s in fam.slots.values() if s.name in program.outputs)
     # Every optimizer has a learning rate, if only to ignore it.
     needed = read | {"lr"} | {s.init for s in slots if s.init in fam.hyperparameters}
     hypers = tuple(h for h in fam.hyperparameters.values() if h.name in needed)
     return Rule(name, dict(options), program, slots, hypers, fam.source)
+
+
+@cache
+def _read_by_fits(name: str, options: tuple[tuple[str, OptionValue], ...]) -> frozenset[str]:
+    """Hyperparameters that the rule reads at any setting of what shapes decide."""
+    fam = families()[name]
+    return frozenset(
+        i.name for other in fam.fits for i in _program(fam, {**dict(options), **other}).inputs("hyper")
+    )
 
 
 def _program(fam: Family, options: Mapping[str, OptionValue]) -> Program:

@@ -15,6 +15,7 @@ from typing import Any
 from ..dialects import Native
 from ..rules import families
 from ..rules.base import OptionValue
+from ..rules.common import GRADIENT_OPTIONS
 from .moves import Move, Situation, moves
 from .verdict import LEVELS
 
@@ -91,6 +92,9 @@ def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | No
         table.setdefault(_key(goal.options), []).append(goal)
     # Moves of all families meet options that differ.
     available = [m for m in moves(family) if _valid(family, {o: to for o, (_, to) in m.change.items()})]
+    wanted = {
+        o.name: {g.options[o.name] for g in goals if o.name in g.options} for o in GRADIENT_OPTIONS
+    }
     tick = itertools.count()
     # Each entry: its cost, a tie-breaker, its options; the move that leads there, from where, and
     # the moves before. What the move makes of hyperparameters is worked out only once it is taken.
@@ -110,7 +114,7 @@ def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | No
                 return Path(path, at, arguments)
         seen.add(key)
         for m in available:
-            if not m.applies(at):
+            if not m.applies(at) or _astray(m, at.options, wanted):
                 continue
             options = m.options(at.options)
             if _key(options) in seen:
@@ -119,6 +123,13 @@ def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | No
             worse = (max(cost[0], level), cost[1] + (level > 0), cost[2] + 1)
             heapq.heappush(queue, (worse, next(tick), options, m, at, path))
     return None
+
+
+def _astray(m: Move, options: Options, wanted: Mapping[str, set[OptionValue]]) -> bool:
+    """Whether a move only takes what stands around every rule away from what a goal has: an infinite clip
+    where no goal clips leads nowhere, and doubles the places to look at."""
+    changed = [(o, to) for o, (_, to) in m.change.items() if options[o] != to]
+    return all(o in wanted and options[o] in wanted[o] and to not in wanted[o] for o, to in changed)
 
 
 def _valid(family: str, options: Options) -> bool:
