@@ -2,8 +2,8 @@
 
     python -m tests.make_golden
 
-rewrites ``tests/data/golden``. A file of a published version is never rewritten: a new version of
-the format gets files of its own beside it.
+writes what ``tests/data/golden`` lacks: a rule that is new in the catalogue. A file that is there is
+never rewritten, and a new version of the format gets files of its own beside it.
 """
 
 from __future__ import annotations
@@ -75,9 +75,12 @@ def specs() -> dict[str, ox.Spec]:
 
 def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    bundle.write(state(), str(BUNDLE))
+    if not BUNDLE.exists():
+        bundle.write(state(), str(BUNDLE))
     for name, spec in specs().items():
-        (GOLDEN / f"{name}_v1.json").write_text(spec_text(spec) + "\n", encoding="utf-8", newline="\n")
+        path = GOLDEN / f"{name}_v1.json"
+        if not path.exists():
+            path.write_text(spec_text(spec) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

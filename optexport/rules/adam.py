@@ -127,10 +127,10 @@ def adam(
         v = v if c2 is None else v / c2
         v = new["max_exp_avg_sq"] = maximum(u.slot("max_exp_avg_sq"), v)
         c2 = None
-    size = lr if c1 is None else lr / c1
+    size = lr
     if eps == "hat" and c2 is not None:
-        size = lr * sqrt(c2) if c1 is None else lr * sqrt(c2) / c1
-        c2 = None
+        size, c2 = lr * sqrt(c2), None
+    size = size if c1 is None else size / c1
     if eps_root:
         root = sqrt((v if c2 is None else v / c2) + u.kernel(u.hyper("eps_root")))
     else:
