@@ -103,8 +103,13 @@ def noise(params: Mapping[str, Any], step: int) -> dict[str, np.ndarray]:
 
 def given(spec: Spec, params: Mapping[str, Any], steps: int = STEPS) -> dict[str, Any]:
     """What a run of ``spec`` is given beside gradients: the same numbers as `referee`."""
-    roles = {i.role for g in spec.groups for i in g.rule.program.inputs()}
-    return {k: [noise(params, t) for t in range(steps)] for k in ("noise", "hessian") if k in roles}
+    read = roles(spec)
+    return {k: [noise(params, t) for t in range(steps)] for k in ("noise", "hessian") if k in read}
+
+
+def roles(spec: Spec) -> set[str]:
+    """What its rules read: parameters, slots, noise, …"""
+    return {i.role for g in spec.groups for i in g.rule.program.inputs()}
 
 
 def sums(spec: Spec) -> bool:
