@@ -11,7 +11,7 @@ _STARTED = "at least one update was made"
 
 
 def _started(at: Situation) -> bool:
-    return (at.step or 0) > 0
+    return at.step != 0  # None: no state is at hand, the condition says it
 
 
 @move("lbfgs", "w_prev = w − s", last=("step", "param"), drops=("last_step",), level="conditional",

@@ -5,10 +5,15 @@ The commuting squares prove each move; these rows hold the paths that the search
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+import optexport as ox
+from optexport.errors import CheckpointError
+from optexport.state import TrainingState
 from optexport.translation import explain
 
 MOMENTUM = {"momentum": 0.9}
@@ -103,3 +108,25 @@ def test_the_verdict(source: str, arguments: dict[str, Any], target: str, verdic
     text = " ".join((*found.conditions, found.bound or "", *found.dropped, *found.notes))
     assert found.verdict == verdict, text
     assert words in text
+
+
+def _half_started(**fields: Any) -> TrainingState:
+    """A Keras run of which one parameter was updated, the other never."""
+    state = ox.init(ox.native("keras:Adagrad", learning_rate=0.1), {"w": np.ones(3), "b": np.ones(2)})
+    state = ox.step(state, {"w": np.ones(3)})
+    return replace(state, slots={"w": state.slots["w"]}, **fields)
+
+
+def test_a_parameter_never_updated_keeps_its_start() -> None:
+    """Keras' accumulator starts at 0.1, MXNet's at 0: what a port has not updated yet starts where it was."""
+    state = _half_started()
+    moved, _ = ox.translate(state, to="mxnet:adagrad")
+    assert moved.slots["b"]["sum"].tolist() == [0.1, 0.1]
+    grads = {"w": np.ones(3), "b": np.ones(2)}
+    after, before = ox.step(moved, grads), ox.step(state, grads)
+    np.testing.assert_allclose(after.params["b"], before.params["b"], rtol=1e-12)
+
+
+def test_a_start_that_is_not_known_is_asked_for() -> None:
+    with pytest.raises(CheckpointError, match="parameter 'b', slot 'sum': expected a tensor, found none"):
+        ox.translate(_half_started(params={}), to="mxnet:adagrad")
