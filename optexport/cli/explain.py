@@ -57,7 +57,7 @@ def describe(optimizer: str, arguments: dict[str, Any]) -> dict[str, Any]:
         "optimizer": group.native or None,
         "equations": equations(group.rule.program),
         "options": dict(group.rule.options),
-        "choices": {o: fam.options[o].choices[v] for o, v in group.rule.options.items()},
+        "choices": {o: fam.options[o].sentence(v) for o, v in group.rule.options.items()},
         "hyperparameters": dict(group.hyperparameters),
         "slots": {s.name: s.doc for s in group.rule.slots},
         "reach": reach(group.rule.program).value,

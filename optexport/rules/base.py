@@ -59,6 +59,10 @@ class Option:
             f"{family}: option {self.name!r} expected one of {expected}, found {value!r}"
         )
 
+    def sentence(self, value: OptionValue) -> str:
+        """What a value of the choice means."""
+        return self.choices[value]
+
 
 @dataclass(frozen=True)
 class Count(Option):
@@ -75,6 +79,10 @@ class Count(Option):
         raise HyperparameterError(
             f"{family}: option {self.name!r} expected a whole number in [{self.low}, {self.high}], found {value!r}"
         )
+
+    def sentence(self, value: OptionValue) -> str:
+        """The number, and what it counts."""
+        return f"{value} ({self.doc})"
 
 
 @dataclass(frozen=True)
