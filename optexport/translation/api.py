@@ -10,7 +10,7 @@ import numpy as np
 
 from ..dialects import Native, find
 from ..errors import HyperparameterError, OptexportError, UnknownNameError
-from ..rules import families, lookup
+from ..rules import Slot, families, lookup
 from ..rules.base import OptionValue
 from ..specs import Group, Spec, native, numbered, recounted, spec
 from ..state.training import MASTER, TrainingState
@@ -70,7 +70,7 @@ def translate(
         if path is None or why:
             total = Verdict("none", notes=(why,))
             break
-        verdict = _apply(state, group, path, slots, steps)
+        verdict = _apply(state, group, path, slots, steps, to)
         total = verdict if total is None else total.beside(verdict)
         made.append(replace(_new_group(group, path, to), schedules=scheduled.schedules))
     total = total or Verdict()
@@ -158,7 +158,7 @@ def _why_none(group: Group, to: str) -> str:
 
 
 def _apply(
-    state: TrainingState, group: Group, path: Path, slots: dict[str, Any], steps: dict[str, int]
+    state: TrainingState, group: Group, path: Path, slots: dict[str, Any], steps: dict[str, int], to: str
 ) -> Verdict:
     """Carry every parameter of ``group`` along ``path``; ``slots`` and ``steps`` are updated."""
     verdict = Verdict()
@@ -167,11 +167,14 @@ def _apply(
     bounds: list[float] = []
     for name in group.params or ():
         have = dict(slots.get(name, {}))
-        if not path.steps:
-            continue
-        if not have:
+        if not have and _starts_alike(group, path, to):
             # Never updated, or its rule keeps nothing: the new rule's slots start fresh.
             steps[name] = _map_step(path, steps[name])
+            continue
+        if not have:
+            # An accumulator that starts elsewhere in the target carries the value that it has here.
+            have = slots[name] = state.full_slots(name)
+        if not path.steps:
             continue
         master, bound = have.pop(MASTER, None), 0.0
         param = state.params.get(name, next(iter(have.values()), np.zeros(0)))
@@ -184,6 +187,23 @@ def _apply(
     if verdict.bound_text:
         verdict = replace(verdict, bound=max(bounds, default=0.0))
     return verdict
+
+
+def _starts_alike(group: Group, path: Path, to: str) -> bool:
+    """Whether the slots that both rules have start at the same values."""
+    rule = families()[group.rule.family].rule(**path.end.options)
+    ends = {s.name: s for s in rule.slots}
+    # A native without an argument for it has a start of its own.
+    made = find(to).hyperparameters(path.arguments, rule) if ":" in to else path.end.values
+
+    def start(slot: Slot, values: Mapping[str, float]) -> float | str:
+        return values.get(slot.init, slot.init)
+
+    return all(
+        start(s, group.hyperparameters) == start(ends[s.name], made)
+        for s in group.rule.slots
+        if s.name in ends
+    )
 
 
 def _map_step(path: Path, step: int) -> int:
