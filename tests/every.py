@@ -100,14 +100,24 @@ def value_of(h: Hyper) -> float:
     return VALUES.get(h.name, low + share * ((h.high if math.isfinite(h.high) else low + 1.0) - low))
 
 
+def _axes(rule: Rule) -> int:
+    """How many axes a rule names, two at least."""
+    named = (
+        int(n.attr)
+        for n in rule.program.nodes
+        if n.op in OPS and OPS[n.op].attr == "axis" and n.attr != "all"
+    )
+    return max([2, *(a + 1 if a >= 0 else -a for a in named)])
+
+
 def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] | None = None, step: int = 3) -> dict[str, Any]:
     """Inputs for one run of a rule: positive accumulators, everything else of either sign.
 
-    shape: a vector of 40 elements when None, a matrix of 8 × 5 for rules of matrices.
+    shape: a vector of 40 elements when None, a matrix of 8 × 5 for rules of matrices, more axes for rules of those.
     """
     rng = np.random.default_rng(seed)
     flat = all(OPS[n.op].result not in ("array", "matrix") for n in rule.program.nodes if n.op in OPS)
-    shape = shape or ((40,) if flat else (8, 5))
+    shape = shape or ((40,) if flat else (8, 5, 4, 3, 2)[: _axes(rule)])
     out: dict[str, Any] = {"param": rng.normal(size=shape), "grad": rng.normal(size=shape), "step": step}
     out |= {"noise": rng.normal(size=shape), "hessian": rng.normal(size=shape) ** 2}
     for s in rule.slots:

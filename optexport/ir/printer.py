@@ -120,7 +120,7 @@ SYMBOLS: dict[str, str] = {
     "adam_weight_decay": "λ_A",
     "weight": "q",
     "weight_total": "Q",
-    "weight_lr_power": "r",
+    "weight_lr_power": "p",
     "max_lr": "η_max",
     "warmup_steps": "T",
     "average": "x",
@@ -135,6 +135,36 @@ SYMBOLS: dict[str, str] = {
     "noise_decay": "γ_ν",
     "spread": "σ",
     "shrink": "κ_w",
+    "z": "z",
+    "hessian": "h",
+    "damping": "ε",
+    "curvature": "ε_c",
+    "gradient_differences": "Y",
+    "parameter_differences": "S",
+    "last_grad": "g_last",
+    "last_param": "w_last",
+    "last_step": "s_last",
+    "iterations": "n_it",
+    "tolerance_grad": "τ_g",
+    "tolerance_change": "τ_w",
+    "accumulated_grad": "g_acc",
+    "accumulation_steps": "K",
+    "max_norm": "C_norm",
+    "max_norm_eps": "ε_norm",
+    "updates": "n_up",
+    "bad_updates": "n_bad",
+    "max_bad_updates": "N_bad",
+    "loss_scale": "S_loss",
+    "growth_factor": "f_up",
+    "backoff_factor": "f_down",
+    "growth_interval": "N_up",
+    "growth_tracker": "n_calm",
+    "slow_weights": "w_slow",
+    "slow_step_size": "α_slow",
+    "sync_period": "T_slow",
+    "weight_average": "w_avg",
+    "average_decay": "ρ_avg",
+    "average_period": "T_avg",
 }
 
 
@@ -145,6 +175,7 @@ def equations(program: Program) -> list[str]:
     outputs = {i: o for o, i in program.outputs.items()}
     names: dict[int, str] = {}
     lines: list[str] = []
+    taken = {_input_symbol(i) for i in program.inputs()}
     anonymous = 0
     for i in sorted(live):
         node = program.nodes[i]
@@ -158,7 +189,7 @@ def equations(program: Program) -> list[str]:
         elif node.label or (uses[i] > 1 and not _trivial(program, node)):
             anonymous += not node.label
             text = _text(program, i, names, top=True)
-            names[i] = _symbol(node.label) if node.label else f"x{anonymous}"
+            names[i] = _untaken(_symbol(node.label), taken) if node.label else f"x{anonymous}"
             lines.append(f"{names[i]} = {text}")
     # An output that is an input unchanged, or shares a node with another output.
     for o, i in program.outputs.items():
@@ -170,6 +201,19 @@ def equations(program: Program) -> list[str]:
 
 def _symbol(name: str) -> str:
     return SYMBOLS.get(name, name)
+
+
+def _input_symbol(given: Input) -> str:
+    return "t" if given.role == "step" else _symbol(given.name or given.role)
+
+
+def _untaken(symbol: str, taken: set[str]) -> str:
+    """A symbol of one value only: ``t`` counts calls, so the updates of a rule that accumulates are ``t_2``."""
+    n, out = 2, symbol
+    while out in taken:
+        n, out = n + 1, f"{symbol}_{n}"
+    taken.add(out)
+    return out
 
 
 def _is_t(program: Program, node: Node) -> bool:
@@ -213,13 +257,24 @@ def _text(program: Program, i: int, names: dict[int, str], top: bool = False, bi
     return f"({text})" if binding > op.binding else text
 
 
+def _shown(program: Program, i: int) -> Node:
+    """The operation that is written for a node: a declared shape is not."""
+    node = program.nodes[i]
+    return _shown(program, node.args[0]) if node.op == "expand" else node
+
+
 def _operand_binding(program: Program, node: Node, k: int) -> int:
     """How tightly operand ``k`` must bind to stand without parentheses."""
-    op = OPS[node.op]
+    op, operand = OPS[node.op], _shown(program, node.args[k]).op
+    # Products of matrices and of elements are never read as one: c·(a @ b), (c·a) @ b.
+    if (node.op == "matmul" and operand in ("mul", "div")) or (
+        operand == "matmul" and node.op in ("mul", "div")
+    ):
+        return op.binding + 1
     # At equal binding the right operand of − and / needs them, the base of a power, and a quotient
     # that is multiplied: (a / b)·c.
     if node.op == "mul":
-        return op.binding + (k == 0 and program.nodes[node.args[k]].op == "div")
+        return op.binding + (k == 0 and operand == "div")
     return op.binding + (not op.commutes and (k == 0) == (node.op == "pow"))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -40,10 +41,21 @@ from optexport.ir import (
 )
 from optexport.ir.ops import OPS
 from optexport.ir.printer import SYMBOLS
+from optexport.ir.program import Program
 from optexport.ir.types import FLOAT32
 from optexport.reference import run
 from optexport.rules import CATALOGUE, lookup
 from tests.every import FAMILIES, every_rule, inputs
+
+
+def _along(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda axis, x: reduce(x, axis=axis, keepdims=True)
+
+
+def _narrow(dtype: Any) -> Callable[[Any], Any]:
+    """A tensor rounded and as wide as before; a scalar that stays in the dtype."""
+    return lambda x: np.asarray(x).astype(dtype).astype(np.float64) if np.ndim(x) else dtype(x)
+
 
 _NUMPY = {
     "sqrt": np.sqrt,
@@ -53,14 +65,25 @@ _NUMPY = {
     "min": np.minimum,
     "max": np.maximum,
     "abs": np.abs,
-    "float32": np.float32,
+    "float16": _narrow(np.float16),
+    "bfloat16": _narrow(ml_dtypes.bfloat16),
+    "float32": _narrow(np.float32),
     "float64": np.float64,
+    "inf": np.inf,
     "sum": np.sum,
     "mean": np.mean,
     "norm": np.linalg.norm,
     "floor": np.floor,
     "choose": np.where,
-    "mean_last": functools.partial(np.mean, axis=-1, keepdims=True),
+    "sum_along": _along(np.sum),
+    "mean_along": _along(np.mean),
+    "max_along": _along(np.max),
+    "mean_rest": lambda x: np.mean(x, axis=tuple(range(1, np.ndim(x))), keepdims=True),
+    "size_all": np.size,
+    "size_along": lambda axis, x: np.shape(x)[axis],
+    "push": lambda history, x: np.concatenate([history[1:], np.broadcast_to(x, history.shape[1:])[None]]),
+    # One parameter is the whole group here.
+    "Σ_group": np.float64,
 }
 
 
@@ -95,6 +118,8 @@ def evaluated(lines: list[str], known: dict[str, Any]) -> dict[str, Any]:
 
     def name(match: re.Match[str]) -> str:
         word = match.group()
+        if word == "ᵀ":
+            return ".T"
         if word in _NUMPY or word in ("if", "else") or word[0].isdigit():
             return word
         return names.setdefault(word, f"v{len(names)}")
@@ -108,24 +133,28 @@ def evaluated(lines: list[str], known: dict[str, Any]) -> dict[str, Any]:
             .replace("√", "sqrt")
         )
         text = re.sub(r"‖([^‖]*)‖", r"norm(\1)", re.sub(r"\|([^|]*)\|", r"abs(\1)", text))
-        text = re.sub(r"⌊([^⌊⌋]*)⌋", r"floor(\1)", text).replace("mean_-1(", "mean_last(")
+        text = re.sub(r"⌊([^⌊⌋]*)⌋", r"floor(\1)", text)
+        text = re.sub(r"\b(sum|mean|max|size)_(-?\d+)\(", r"\1_along(\2, ", text)
+        text = re.sub(r"(?<!\w)∞", "inf", text)
         text = chosen(text).replace("≤", "<=")
         text = re.sub(r"(?<![<>]) = ", " == ", text)
-        return re.sub(r"[^\W\d][\w\u0302\u0303\u0304]*'?|\d[\d.]*(?:e[-+]?\d+)?", name, text)
+        return re.sub(r"[^\W\d][\w∞\u0302\u0303\u0304]*'?|\d[\d.]*(?:e[-+]?\d+)?", name, text)
 
     values = {python(k): v for k, v in known.items()}
     for line in lines:
         left, _, right = line.partition(" = ")
         target = python(left)
-        values[target] = eval(python(right), dict(_NUMPY), values)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of the side that is not chosen
+            values[target] = eval(python(right), dict(_NUMPY), values)
     return {k: values[v] for k, v in names.items() if k.endswith("'")}
 
 
-def known_values(given: dict[str, Any]) -> dict[str, Any]:
-    """Symbol -> value."""
+def known_values(program: Program, given: dict[str, Any]) -> dict[str, Any]:
+    """Symbol -> value, of what the program reads."""
     out = {}
-    for key, value in given.items():
-        name = key.partition(":")[2] or key
+    for i in program.inputs():
+        name = i.name or i.role
+        value = given[f"{i.role}:{name}" if i.name else name]
         if name == "step":
             out["t"] = float(value + 1)
         else:
@@ -135,10 +164,11 @@ def known_values(given: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("step", [0, 3])
-def test_equations_compute_what_the_rule_computes(family, step):
-    for rule in every_rule(family, shared=False):
+@pytest.mark.parametrize("varied", [{"shared": False}, {"own": False}], ids=["own", "shared"])
+def test_equations_compute_what_the_rule_computes(family, step, varied):
+    for rule in every_rule(family, **varied):
         given = inputs(rule, step=step)
-        found = evaluated(equations(rule.program), known_values(given))
+        found = evaluated(equations(rule.program), known_values(rule.program, given))
         expected = run(rule.program, given)
         assert found.keys() == {SYMBOLS[o] + "'" for o in expected}
         for output, value in expected.items():
@@ -202,6 +232,13 @@ def written(make) -> str:
         ("w·mean_rest(g)", lambda r, w, g: w * mean_rest(g)),
         ("w·max_-1(g)", lambda r, w, g: w * max_axis(g, -1)),
         ("w @ (g)ᵀ", lambda r, w, g: expand(matmul(w, transpose(g)))),
+        ("w·(w @ (g)ᵀ)", lambda r, w, g: w * expand(matmul(w, transpose(g)))),
+        ("(w @ (g)ᵀ)·w", lambda r, w, g: expand(matmul(w, transpose(g))) * w),
+        ("w / (w @ g)", lambda r, w, g: w / expand(matmul(w, g))),
+        ("(w·g) @ w", lambda r, w, g: expand(matmul(w * g, w))),
+        ("w @ (g / w)", lambda r, w, g: expand(matmul(w, g / w))),
+        ("w @ g @ w", lambda r, w, g: expand(matmul(matmul(w, g), w))),
+        ("w @ (g @ w)", lambda r, w, g: expand(matmul(w, matmul(g, w)))),
         ("push(w, g)[0]", lambda r, w, g: item(push(w, g), 0)),
         ("w·size_all(g)", lambda r, w, g: w * size(g)),
         ("bfloat16(w)", lambda r, w, g: rounded(w, "bfloat16")),
@@ -237,6 +274,22 @@ def test_two_outputs_of_one_value():
     assert equations(r.finish(param=new, copy=new)) == ["copy' = w − g", "w' = w − g"]
 
 
+def test_a_symbol_is_of_one_quantity():
+    for family in FAMILIES:
+        for varied in ({"shared": False}, {"own": False}):
+            for rule in every_rule(family, **varied):
+                read = [i.name or i.role for i in rule.program.inputs()]
+                assert {*read, *rule.program.outputs} <= {*SYMBOLS, "step"}, family
+                symbols = [SYMBOLS.get(n, "t") for n in read]
+                symbols += [line.partition(" = ")[0] for line in equations(rule.program)]
+                assert len(set(symbols)) == len(symbols), (family, sorted(symbols))
+
+
+def test_updates_are_not_called_as_the_calls_are():
+    lines = equations(lookup("adam").rule(decay="none", accumulate="mean").program)
+    assert "t_2 = ⌊(t − 1) / K⌋ + 1" in lines and "c1 = 1 − β1^t_2" in lines
+
+
 def test_adam_reads_like_the_paper():
     assert equations(lookup("adam").rule(decay="none").program) == [
         "m' = β1·m + (1 − β1)·g",
@@ -254,4 +307,6 @@ def test_no_quantity_is_called_by_its_program_name(name):
     rule = lookup(name).rule()
     text = "\n".join(equations(rule.program))
     for spelled in [*rule.slot_names, *(h.name for h in rule.hyperparameters), "param", "grad", "step"]:
+        if len(spelled) == 1 and SYMBOLS[spelled] == spelled:
+            continue  # called as in its paper, as schedule-free's z
         assert not re.search(rf"\b{spelled}\b", text), spelled
