@@ -39,23 +39,31 @@ def is_emitted(arguments: Mapping[str, Any]) -> bool:
     return isinstance(arguments.get("rule"), str) or isinstance(arguments.get("groups"), list | tuple)
 
 
-def rates(groups: Sequence[Group]) -> tuple[float, list[float]]:
-    """The optimizer's learning rate, and what each group multiplies it by."""
+def rates(groups: Sequence[Group]) -> tuple[float | None, list[float]]:
+    """The optimizer's learning rate, and what each group multiplies it by.
+
+    A group whose rule computes the rate from the step, a schedule inside it, has none: it multiplies
+    by 1. The optimizer's is None where no group has one.
+    """
+    driven = [g for g in groups if "lr" in g.hyperparameters]
+    if not driven:
+        return None, [1.0] * len(groups)
     if len(groups) == 1:
         return groups[0].values()["lr"], [1.0]
-    lrs = {g.hyperparameters["lr"] for g in groups}
+    lrs = {g.hyperparameters["lr"] for g in driven}
     if len(lrs) == 1:
         return lrs.pop(), [g.lr_mult for g in groups]
-    largest = max((g.values()["lr"] for g in groups), key=abs)
-    return largest, [g.values()["lr"] / largest for g in groups]
+    largest = max((g.values()["lr"] for g in driven), key=abs)
+    return largest, [g.values()["lr"] / largest if g in driven else 1.0 for g in groups]
 
 
 def configuration(groups: Sequence[Group], names: Sequence[str] | None) -> dict[str, Any]:
     """The configuration of the optimizer for these groups."""
     lr, factors = rates(groups)
     own = [{h: v for h, v in g.values().items() if h != "lr"} for g in groups]
+    rate = {} if lr is None else {"learning_rate": lr}
     if len(groups) == 1:
-        return {"learning_rate": lr, **own[0], "rule": source.rule_name(groups[0].rule)}
+        return {**rate, **own[0], "rule": source.rule_name(groups[0].rule)}
     rows = [
         {
             "params": None if g.params is None else list(g.params),
@@ -65,7 +73,7 @@ def configuration(groups: Sequence[Group], names: Sequence[str] | None) -> dict[
         }
         for g, factor, values in zip(groups, factors, own, strict=True)
     ]
-    return {"learning_rate": lr, "names": None if names is None else list(names), "groups": rows}
+    return {**rate, "names": None if names is None else list(names), "groups": rows}
 
 
 def emitted_state(state: TrainingState, module: str) -> NativeState:
@@ -94,12 +102,11 @@ def emitted_groups(native: NativeState) -> list[Group] | None:
     out = []
     for row in _rows(arguments):
         rule = source.rule_named(row["rule"])
-        lr = arguments.get("learning_rate", 0.0) * row.get("lr_mult", 1.0)
-        given = {**row, "lr": lr}
+        given = {**row, "lr": arguments.get("learning_rate", 0.0) * row.get("lr_mult", 1.0)}
         values = {h.name: h.check(f"rule {row['rule']}", given.get(h.name)) for h in rule.hyperparameters}
         own = tuple(k for k in keys if _row_of(arguments, k) is row)
         if own:
-            out.append(Group(rule, {**values, "lr": lr}, own))
+            out.append(Group(rule, values, own))
     return out
 
 

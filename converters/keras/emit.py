@@ -85,13 +85,35 @@ _REFUSE = """\
         raise ValueError("decay is part of the rule: give variables without it a group of their own")
 """
 
+_CONFIG = """\
+        base = super().get_config()
+        config = {key: base[key] for key in ("name", "learning_rate")}"""
+
+# A schedule inside the rule: Keras' base class is given a function, so that it keeps no variable of a
+# learning rate that nothing reads. What it tells a callback is NaN, and whoever sets one is refused.
+_NO_RATE_CONFIG = """\
+        config = {"name": self.name}"""
+
+_NO_RATE_INIT = """\
+        if learning_rate is not None:
+            raise ValueError("the learning rate follows the schedule inside this class: pass no "
+                             "learning_rate, but the arguments lr_*")
+        super().__init__(learning_rate=lambda: float("nan"), name=name)"""
+
+_INIT = "        super().__init__(learning_rate=learning_rate, name=name)"
+
+_NO_RATE = """\
+    @keras.optimizers.Optimizer.learning_rate.setter
+    def learning_rate(self, value):
+        raise ValueError("the learning rate follows the schedule inside this class; it cannot be set")
+"""
+
 _ONE_CONFIG = """\
     def _hyper(self, i, learning_rate):
         return {{**self.hyper, "lr": scalar(learning_rate)}}
 
     def get_config(self):
-        base = super().get_config()
-        config = {{key: base[key] for key in ("name", "learning_rate")}}
+{config}
         return {{**config, **self.hyper, "rule": "{rule}"}}
 
     @classmethod
@@ -110,17 +132,16 @@ _GROUP_CONFIG = '''\
             elif self.names[i] in group["params"]:
                 return group
         if rest is None:
-            raise KeyError(f"variable {self.names[i]!r}: expected a name that the groups list")
+            raise KeyError(f"variable {{self.names[i]!r}}: expected a name that the groups list")
         return rest
 
     def _hyper(self, i, learning_rate):
         group = self._group(i)
-        return {**group, "lr": scalar(learning_rate) * group["lr_mult"]}
+        return {{**group, "lr": scalar(learning_rate) * group["lr_mult"]}}
 
     def get_config(self):
-        base = super().get_config()
-        config = {key: base[key] for key in ("name", "learning_rate")}
-        return {**config, "names": self.names, "groups": self.groups}
+{config}
+        return {{**config, "names": self.names, "groups": self.groups}}
 '''
 
 
@@ -176,9 +197,10 @@ def _tables(spec: Spec, rules: Mapping[str, Rule]) -> list[str]:
 
 
 def _class(name: str, spec: Spec, rules: Mapping[str, Rule], together: bool) -> str:
-    one = len(spec.groups) == 1
+    one, driven = len(spec.groups) == 1, bool(spec.lrs)
     key = next(iter(rules))
     places = {
+        "config": _CONFIG if driven else _NO_RATE_CONFIG,
         "name": name,
         "rule": key,
         "first": source.first_step(spec),
@@ -195,7 +217,8 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule], together: bool) -> 
             _BUILD.format(**places),
             _UPDATE.format(**places),
             _IN_STEP if together else _ONE_BY_ONE,
-            _ONE_CONFIG.format(**places) if one else _GROUP_CONFIG,
+            (_ONE_CONFIG if one else _GROUP_CONFIG).format(**places),
+            *([] if driven else [_NO_RATE]),
             _REFUSE,
         )
     )
@@ -204,6 +227,8 @@ def _class(name: str, spec: Spec, rules: Mapping[str, Rule], together: bool) -> 
 def _head(name: str, spec: Spec, rules: Mapping[str, Rule]) -> list[str]:
     """The class line, its docstring and its constructor."""
     values = configuration(spec.groups, None)
+    rate = number(values["learning_rate"]) if spec.lrs else "None"
+    starts = (_INIT if spec.lrs else _NO_RATE_INIT).splitlines()
     if len(spec.groups) > 1:
         return [
             f"class {name}(keras.optimizers.Optimizer):",
@@ -213,21 +238,23 @@ def _head(name: str, spec: Spec, rules: Mapping[str, Rule]) -> list[str]:
             "        when None. groups: as `GROUPS`.",
             '    """',
             "",
-            f"    def __init__(self, learning_rate={number(values['learning_rate'])}, names=None, groups=None, name=None):",
-            "        super().__init__(learning_rate=learning_rate, name=name)",
+            f"    def __init__(self, learning_rate={rate}, names=None, groups=None, name=None):",
+            *starts,
             "        self.names = None if names is None else list(names)",
             "        self.groups = [dict(group) for group in groups or GROUPS]",
             "",
         ]
     (rule,) = rules.values()
     own = [h for h in rule.hyperparameters if h.name != "lr"]
-    arguments = [f"learning_rate={number(values['learning_rate'])}"]
-    arguments += [f"{h.name}={number(values[h.name])}" for h in own]
+    arguments = [f"{h.name}={number(values[h.name])}" for h in own]
+    # Where the rule computes the rate, ``learning_rate`` is there to be refused.
+    arguments.insert(0 if spec.lrs else len(arguments), f"learning_rate={rate}")
     lines = [f"class {name}(keras.optimizers.Optimizer):", '    """One rule for all variables.', ""]
-    lines += ["    learning_rate: a number, a schedule of Keras', or a function without arguments"]
+    if spec.lrs:
+        lines += ["    learning_rate: a number, a schedule of Keras', or a function without arguments"]
     lines += [f"    {h.name}: {h.doc}" for h in own]
     lines += ['    """', ""]
     lines += call("    def __init__(", ["self", *arguments, "name=None"], "):")
-    lines += ["        super().__init__(learning_rate=learning_rate, name=name)"]
+    lines += starts
     lines += call("        self.hyper = {", [f'"{h.name}": {h.name}' for h in own], "}")
     return [*lines, ""]

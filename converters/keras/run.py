@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from optexport import source
 from optexport.dialects import find
 from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
+from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
@@ -60,7 +62,7 @@ def snapshots(
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
         HyperparameterError: ``lrs`` with groups whose own learning rates differ; Keras has one.
     """
-    spec = spec.settle({n: np.asarray(v) for n, v in params.items()})
+    spec = inline(spec.settle({n: np.asarray(v) for n, v in params.items()}), () if lrs is None else ("lr",))
     if lrs is not None and not spec.one_lr:
         raise HyperparameterError(
             "lrs: expected one learning rate in all groups, found several; Keras multiplies one"
@@ -175,7 +177,8 @@ class _Run:
         own = float(_numpy(self.optimizer.learning_rate))
         for gradients, lr in zip(grads, lrs or [None] * len(grads), strict=True):
             with _floats(self.dtype):
-                self.optimizer.learning_rate = own if lr is None else lr
+                if lr is not None or not math.isnan(own):  # (NaN: the rule computes it)
+                    self.optimizer.learning_rate = own if lr is None else lr
                 self._apply(gradients)
                 snapshot = {n: _numpy(v) for n, v in self.variables.items()}, slots()
             yield snapshot

@@ -42,7 +42,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["onnx", "torch", "mxnet", "optax"])
+@pytest.mark.parametrize("backend", ["onnx", "torch", "mxnet", "optax", "keras"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_backend_runs_the_schedule(name: str, backend: str) -> None:
     require_backend(backend)
@@ -204,3 +204,47 @@ def test_mxnet_class_refuses_another_rate() -> None:
     assert kind().lr_base == 0.1
     with pytest.raises(ValueError, match="follows the schedule inside this class"):
         kind(learning_rate=0.3)
+
+
+def keras_optimizer(spec: ox.Spec, **arguments: object) -> object:
+    """The class that is emitted for Keras, as its user makes it."""
+    from optexport import source
+
+    converter("keras", "run")  # (chooses the backend)
+    made = source.execute(ox.emit(spec, "keras"))
+    return getattr(made, source.class_name(inline(spec), None))(**arguments)
+
+
+def test_keras_class_refuses_another_rate() -> None:
+    require_backend("keras")
+    spec = ox.spec("momentum", lr=SCHEDULES["cosine"], momentum=0.9)
+    with pytest.raises(ValueError, match="follows the schedule inside this class: pass no learning_rate"):
+        keras_optimizer(spec, learning_rate=0.3)
+    made = keras_optimizer(spec, lr_base=0.2)
+    with pytest.raises(ValueError, match="follows the schedule inside this class; it cannot be set"):
+        made.learning_rate = 0.3
+    assert np.isnan(made.learning_rate)
+    # Nothing that a file would have to hold, and nothing that a configuration would have to say.
+    assert [v.name for v in made.variables] == ["iteration"]
+    config = made.get_config()
+    assert "learning_rate" not in config and config["lr_base"] == 0.2
+    assert type(made).from_config(config).get_config() == config
+
+
+def test_keras_groups_of_which_one_follows_a_schedule() -> None:
+    """A learning rate drives the group that has one, and leaves the other alone."""
+    from dataclasses import replace
+
+    require_backend("keras")
+    p = problem(np.float64, steps=12)
+    w, *rest = p.params
+    scheduled = replace(ox.spec("sgd", lr=SCHEDULES["step"]).groups[0], params=(w,))
+    driven = replace(ox.spec("sgd", lr=0.03).groups[0], params=tuple(rest), lr_mult=0.5)
+    spec = ox.Spec((scheduled, driven))
+    state, states = init(spec, p.params), []
+    for gradients in p.grads:
+        state = step(state, gradients)
+        states.append(state)
+    snapshots = converter("keras", "run").snapshots(spec, p.params, p.grads, None, dtype="float64")
+    mismatch, _ = compare_runs(states, snapshots, "float64")
+    assert mismatch is None, str(mismatch)
