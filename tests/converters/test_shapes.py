@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import optexport as ox
-from optexport.errors import HyperparameterError
+from optexport.errors import HyperparameterError, RuleError
 from optexport.rules import CATALOGUE
 
 FITTED = sorted(n for n, e in CATALOGUE.items() if e.family.fit is not None)
@@ -38,3 +38,29 @@ def test_a_graph_for_a_vector_of_any_length(name: str) -> None:
     model = ox.emit(ox.spec(name), "onnx")
     (param,) = (i for i in model.graph.input if i.name == "param")
     assert [d.dim_param for d in param.type.tensor_type.shape.dim] == ["n"]
+
+
+# What a backend cannot have, and the word of its reason.
+REFUSED = {
+    ("sgld", "keras"): "noise",
+    ("noisy_sgd", "keras"): "noise",
+    ("newton", "keras"): "hessian",
+    ("newton", "mxnet"): "hessian",
+    ("newton_along_gradient", "keras"): "hessian",
+    ("newton_along_gradient", "mxnet"): "hessian",
+    ("lbfgs", "mxnet"): "group_sum",
+}
+MATRICES = ("muon", "group_adagrad")  # refuse vectors
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch", "mxnet", "optax", "keras"])
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_every_rule_on_every_backend(name: str, target: str) -> None:
+    params = {"w": (6, 4)} if name in MATRICES else {"w": (6, 4), "b": (5,)}
+    if (name, target) in REFUSED:
+        with pytest.raises(RuleError, match=f"rule {name}: needs {REFUSED[name, target]}: "):
+            ox.emit(ox.spec(name), target, params=params)
+        return
+    made = ox.emit(ox.spec(name), target, params=params)
+    if target != "onnx":
+        compile(made, f"{name}.py", "exec")
