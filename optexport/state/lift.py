@@ -98,9 +98,10 @@ def lift(
                 made, schedules={k: s for k, s in followed.groups[i].items() if k in made.hyperparameters}
             )
             groups.extend(_fitted(entry, made, native.slots))
-    groups = list(numbered(groups, [key for g in native.groups for key in g.params]))
+    order = [key for g in native.groups for key in g.params]
+    groups = list(numbered(groups, order))
     slots: dict[str, dict[str, np.ndarray]] = {}
-    steps: dict[str, int] = {}
+    steps = dict.fromkeys(order, 0)
     for group in groups:
         for key in group.params or ():
             have = native.slots.get(key, {})
@@ -157,7 +158,8 @@ def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> Train
     """The training state of a run in an emitted optimizer: the rule's own, no framework's."""
     places = converter(native.framework, "emit").emitted_paths
     slots: dict[str, dict[str, np.ndarray]] = {}
-    steps: dict[str, int] = {}
+    listed = {key for g in groups for key in g.params or ()}
+    steps = {key: 0 for g in native.groups for key in g.params if key in listed}
     for group in groups:
         for key in group.params or ():
             have = native.slots.get(key, {})

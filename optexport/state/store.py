@@ -109,7 +109,7 @@ def load(
     if fmt == BUNDLE:
         state = bundle.read(path)
         if listed is not None:
-            state = state.renamed(names_from_list(list(state.names), listed, path))
+            state = state.renamed(names_from_list(state.ordered_names, listed, path))
         return _with_weights(state, weights, path) if weights is not None else state
     native = read_native(path, fmt)
     if weights is not None:
@@ -124,7 +124,7 @@ def load(
 def _named(
     state: TrainingState, native: NativeState, listed: list[str] | None, weights: Weights | None, path: str
 ) -> TrainingState:
-    shapes = {k: state.shape(k) for k in state.names}
+    shapes = {k: state.shape(k) for k in state.ordered_names}
     if listed is not None:
         keys = [k for g in native.groups for k in g.params]
         called = names_from_list(keys, listed, path)
@@ -145,7 +145,7 @@ def _with_weights(state: TrainingState, weights: Weights, path: str) -> Training
     model = parameters(weights)
     check_shapes({n: state.shape(n) for n in state.names}, model, path)
     # In the model's own order where the file tells it, else in the optimizer's.
-    order = [n for n in model if n in set(state.names)] if weights.ordered else list(state.names)
+    order = [n for n in model if n in set(state.names)] if weights.ordered else state.ordered_names
     return replace(state, params={n: weights.tensors[n] for n in order}, shapes={})
 
 

@@ -25,7 +25,7 @@ class TrainingState:
     params: name -> value; a file that carries no weights leaves it empty.
     slots: name -> rule's slot name -> tensor. A parameter that was never updated may have none:
         its slots are then at their initial values.
-    steps: name -> completed updates.
+    steps: name -> completed updates; a file's reader lists them in the optimizer's own order.
     shapes: name -> shape, None where no tensor of the file tells it.
     dtype: of the referee's arithmetic when this state is stepped.
     dialect: ``framework:optimizer`` it came from, or empty.
@@ -50,9 +50,13 @@ class TrainingState:
 
     @property
     def ordered_names(self) -> list[str]:
-        """Parameter names in the model's own order where the weights tell it, else group by group."""
-        names = list(self.names)
-        return list(self.params) if set(self.params) == set(names) else names
+        """Parameter names in the model's own order where the weights tell it, else in that of ``steps``.
+
+        Groups do not tell it: options that follow from shapes cut one of the optimizer's in several.
+        """
+        names = set(self.names)
+        known = (list(held) for held in (self.params, self.steps) if set(held) == names)
+        return next(known, list(self.names))
 
     @property
     def clock(self) -> int:

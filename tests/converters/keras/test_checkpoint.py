@@ -393,3 +393,54 @@ def test_a_real_run_goes_on_in_the_same_file_format(tmp_path):
             assert relative_error(got[n], want[n]) == 0
             for s in want_slots[n]:
                 assert relative_error(got_slots[n][s], want_slots[n][s]) == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("Adafactor", {"learning_rate": 0.05, "weight_decay": 0.1, "epsilon_2": 0.01}),
+        ("Muon", {"learning_rate": 0.02, "momentum": 0.8, "adam_beta_1": 0.7, "ns_steps": 3}),
+    ],
+)
+def test_slots_that_follow_from_shapes_are_read_written_and_gone_on_with(tmp_path, optimizer, arguments):
+    """Keras trains and saves; the file is read and written; Keras holds the same bits and goes on the same."""
+    require_native(f"keras:{optimizer}")
+    from optexport.converters.keras import run
+    from optexport.parity import problem
+
+    keras, name = run.keras, f"keras:{optimizer}"
+    saving = pytest.importorskip("keras.src.saving.saving_lib")
+    p = problem("float32", 20, shapes={"w": (7, 5), "b": (5,), "v": (4, 6), "k": (2, 3, 4), "s": (3, 3)})
+    whole = list(run.native_snapshots(name, arguments, p.params, p.grads))
+    params, slots = whole[9]
+    made = getattr(keras.optimizers, optimizer)(**arguments)
+    variables = [keras.Variable(v) for v in p.params.values()]
+    for g in p.grads[:10]:
+        made.apply([keras.ops.convert_to_tensor(g[n]) for n in p.params], variables)
+    theirs, ours = tmp_path / "theirs.weights.h5", tmp_path / "ours.weights.h5"
+    store = saving.H5IOStore(str(theirs), mode="w")
+    made.save_own_variables(store.make("optimizer"))
+    store.close()
+
+    state = ox.load(theirs, optimizer=name, arguments=arguments, names=list(p.params))
+    ox.save(state, ours, format="keras")
+
+    entry = find(name)
+    assert set(state.steps.values()) == {10}
+    for n, held in state.slots.items():
+        rule = state.spec.settle(p.params).group(n).rule
+        assert set(held) == set(rule.slot_names)
+        for role, array in held.items():
+            native = next(s for s, r in entry.slots if r == role)
+            np.testing.assert_array_equal(entry.to_native(native, array, rule), slots[n][native])
+    with h5py.File(theirs) as f, h5py.File(ours) as g:
+        wanted, got = f["optimizer/vars"], g["optimizer/vars"]
+        assert set(got) == set(wanted)
+        for key in wanted:
+            # The step and the learning rate are written in 64 bits; Keras casts them to its own when it loads.
+            assert got[key].dtype == {"0": np.int64, "1": np.float64}.get(key, wanted[key].dtype)
+            np.testing.assert_array_equal(np.asarray(got[key], wanted[key].dtype), np.asarray(wanted[key]))
+    rest = run.native_resume(ours, name, arguments, params, p.grads[10:])
+    for (weights, _), (want, _) in zip(rest, whole[10:], strict=True):
+        for n in want:
+            np.testing.assert_array_equal(weights[n], want[n])
