@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from optexport.ir.ops import OPS
+from optexport.errors import HyperparameterError
 from optexport.rules import Rule, families
 from optexport.rules.base import Count, Hyper, Option, OptionValue
 
@@ -56,7 +56,22 @@ VALUES = {
     "momentum_decay": 0.3,
     "place": 2.0,
     "tensors": 3.0,
+    # Bounds that hold: of a mean square near 2, of norms near √40, of a ramp that is not over.
+    "eps1": 5.0,
+    "min_norm": 9.0,
+    "lower_bound": 7.0,
+    "upper_bound": 20.0,
+    "warmup_steps": 9.0,
 }
+# What shapes decide is tried on these: every rank that a rule knows, and every order of the sizes.
+SHAPES = (
+    (40,),
+    (5, 8),
+    (8, 5),
+    *itertools.permutations((2, 3, 5)),
+    *itertools.permutations((2, 3, 5, 7)),
+    (2, 3, 2, 3, 2),
+)
 
 
 def _choices(o: Option) -> list[OptionValue]:
@@ -64,12 +79,27 @@ def _choices(o: Option) -> list[OptionValue]:
     return [o.low + 1] if isinstance(o, Count) else list(o.choices)
 
 
+def shape_of(family: str, options: Mapping[str, OptionValue]) -> tuple[int, ...] | None:
+    """The first shape whose parameters have these options, None where none has."""
+    fit = families()[family].fit
+
+    def fits(shape: tuple[int, ...]) -> bool:
+        try:
+            return fit is None or fit(options, shape) == options
+        except HyperparameterError:
+            return False  # a shape that the family refuses
+
+    return next((s for s in SHAPES if fits(s)), None)
+
+
 def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator[dict[str, OptionValue]]:
-    """All combinations of a family's options; each of those with a default on its own.
+    """All combinations of a family's options that some shape has; each of those with a default on its
+    own, at everything that shapes decide.
 
     shared, own: whether those that every family has (clipping and the like) vary, and the others.
     """
-    rows = families()[family].options
+    fam = families()[family]
+    rows = fam.options
     common = set.intersection(*(set(f.options) for f in families().values())) - {"decay"}
     choices = [
         [o.default]
@@ -79,13 +109,18 @@ def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator
         else _choices(o)[:1]
         for name, o in rows.items()
     ]
-    for values in itertools.product(*choices):
-        yield dict(zip(rows, values, strict=True))
-    # Additions, one at a time.
-    first = {n: _choices(o)[0] if o.default is None else o.default for n, o in rows.items()}
-    for name, o in rows.items():
-        if o.default is not None and (shared if name in common else own):
-            yield from ({**first, name: v} for v in o.choices if v != o.default)
+    combined = [dict(zip(rows, values, strict=True)) for values in itertools.product(*choices)]
+    for part in fam.fits[: None if own else 1] or ({},):
+        fitting = [c for o in combined if shape_of(family, c := {**o, **part}) is not None]
+        if part == {} or all(rows[n].default == v for n, v in part.items()):
+            yield from fitting
+        else:
+            yield from fitting[:1]
+        # Additions, one at a time.
+        for name, o in rows.items():
+            if o.default is not None and name not in part and (shared if name in common else own):
+                added = ({**fitting[0], name: v} for v in _choices(o) if v != o.default)
+                yield from (a for a in added if shape_of(family, a) is not None)
 
 
 def every_rule(family: str, shared: bool = True, own: bool = True) -> Iterator[Rule]:
@@ -100,24 +135,13 @@ def value_of(h: Hyper) -> float:
     return VALUES.get(h.name, low + share * ((h.high if math.isfinite(h.high) else low + 1.0) - low))
 
 
-def _axes(rule: Rule) -> int:
-    """How many axes a rule names, two at least."""
-    named = (
-        int(n.attr)
-        for n in rule.program.nodes
-        if n.op in OPS and OPS[n.op].attr == "axis" and n.attr != "all"
-    )
-    return max([2, *(a + 1 if a >= 0 else -a for a in named)])
-
-
 def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] | None = None, step: int = 3) -> dict[str, Any]:
     """Inputs for one run of a rule: positive accumulators, everything else of either sign.
 
-    shape: a vector of 40 elements when None, a matrix of 8 × 5 for rules of matrices, more axes for rules of those.
+    shape: one that the rule is for when None, of a vector if it can be.
     """
     rng = np.random.default_rng(seed)
-    flat = all(OPS[n.op].result not in ("array", "matrix") for n in rule.program.nodes if n.op in OPS)
-    shape = shape or ((40,) if flat else (8, 5, 4, 3, 2)[: _axes(rule)])
+    shape = shape or shape_of(rule.family, rule.options) or (40,)
     out: dict[str, Any] = {"param": rng.normal(size=shape), "grad": rng.normal(size=shape), "step": step}
     out |= {"noise": rng.normal(size=shape), "hessian": rng.normal(size=shape) ** 2}
     for s in rule.slots:
@@ -129,3 +153,23 @@ def inputs(rule: Rule, seed: int = 0, shape: tuple[int, ...] | None = None, step
     if {"grad_avg", "square_avg"} <= set(rule.slot_names):
         out["slot:grad_avg"] = rng.normal(size=shape) / 4  # a mean square is never below the squared mean
     return out | {f"hyper:{h.name}": value_of(h) for h in rule.hyperparameters}
+
+
+def problems(rule: Rule, shape: tuple[int, ...] | None = None) -> dict[str, dict[str, Any]]:
+    """Inputs that between them reach every branch of a rule: early and late, large and tiny tensors,
+    curvature of either sign, the first update, and elements that never had a gradient (where ε is 0)."""
+    usual = inputs(rule, shape=shape)
+    # RAdam's ρ is between 4.5 and 5 at step 4.
+    out = {f"step {step}": usual | {"step": step} for step in (0, 3, 4, 30, 5000)}
+    out["large"] = usual | {"param": 100 * usual["param"]}
+    out["tiny"] = {k: v * 1e-4 if np.ndim(v) else v for k, v in usual.items()}
+    out["concave"] = usual | {"hessian": -usual["hessian"]}
+    if "slot:last_grad" in usual:
+        out["concave"]["slot:last_grad"] = 2 * usual["grad"] - usual["slot:last_grad"]
+    w, values = usual["param"], {h.name: usual[f"hyper:{h.name}"] for h in rule.hyperparameters}
+    first = {f"slot:{s.name}": s.first(w, w.shape, w.dtype, values) for s in rule.slots}
+    out["first"] = usual | first | {"step": 0}
+    empty = np.where(np.arange(w.size).reshape(w.shape) % 2, usual["grad"], 0.0)
+    zeros = {n: np.zeros_like(v) for n, v in first.items()}
+    out["empty"] = usual | zeros | {"grad": empty, "hyper:eps": 0.0}
+    return out

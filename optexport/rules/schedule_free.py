@@ -81,8 +81,8 @@ def schedule_free(
     **_: OptionValue,
 ) -> Mapping[str, Value]:
     """A base optimizer whose iterates are averaged as it goes."""
-    t, beta1 = u.let("t", u.step + 1), u.hyper("beta1")
-    rate, base_rate = _rates(u, t, warmup)
+    beta1 = u.hyper("beta1")
+    rate, base_rate = _rates(u, warmup)
     g, z, y = gradient(u, decay), u.slot("z"), u.param
     new: dict[str, Value] = {}
 
@@ -90,7 +90,7 @@ def schedule_free(
     if base == "adam":
         beta2 = u.hyper("beta2")
         v = new["exp_avg_sq"] = beta2 * u.slot("exp_avg_sq") + (1 - beta2) * (g * g)
-        direction = g / (sqrt(v / u.let("c2", 1 - beta2**t)) + u.hyper("eps"))
+        direction = g / (sqrt(v / u.let("c2", 1 - beta2 ** _count(u))) + u.hyper("eps"))
     if decay == "base":
         direction = direction + u.hyper("weight_decay") * y
     if decay == "decoupled":
@@ -104,17 +104,22 @@ def schedule_free(
         total = new["weight_total"] = u.slot("weight_total") + q
         c = where(total.equals(0), 0.0, q / total)
     else:
-        c = 1 / t
+        c = 1 / _count(u)
     x = (y - (1 - beta1) * z) / beta1
     x = u.let("average", (1 - c) * x + c * z_new)
     return {"param": beta1 * x + (1 - beta1) * z_new, **new}
 
 
-def _rates(u: Update, t: Value, warmup: OptionValue) -> tuple[Value, Value]:
+def _count(u: Update) -> Value:
+    """The update in progress, from 1; asked for only where it is read."""
+    return u.let("t", u.step + 1)
+
+
+def _rates(u: Update, warmup: OptionValue) -> tuple[Value, Value]:
     """The learning rate of the weights, and the base's."""
     lr = u.hyper("lr")
     if warmup == "none":
         return lr, lr
     steps = u.hyper("warmup_steps")
-    rate = lr * minimum(t / steps, 1.0)
+    rate = lr * minimum(_count(u) / steps, 1.0)
     return rate, rate if warmup == "steps" else lr * minimum(u.step / steps, 1.0)

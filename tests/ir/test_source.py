@@ -32,6 +32,7 @@ NUMPY = source.Operators(
         "sum_axis": "np.sum({0}, axis={attr}, keepdims=True)",
         "mean_axis": "np.mean({0}, axis={attr}, keepdims=True)",
         "max_axis": "np.max({0}, axis={attr}, keepdims=True)",
+        "mean_rest": "np.mean({0}, axis=tuple(range(1, {0}.ndim)), keepdims=True)",
         "matmul": "np.matmul({0}, {1})",
         "transpose": "np.swapaxes({0}, -1, -2)",
         "expand": "np.broadcast_to({0}, param.shape)",
@@ -154,7 +155,7 @@ def everything(r: ir.Tracer) -> dict[str, Any]:
     size = ir.floor(ir.size(w) / 5) + ir.cos(lr)
     new = w + ir.expand(ir.matmul(g, gram)) * scale - ir.rounded(rows * columns + w, "float16")
     return {
-        "param": new + ir.floor(g * 4) + ir.cos(ir.item(past, 0)) * (size + count),
+        "param": new + ir.floor(g * 4) + ir.cos(ir.item(past, 0)) * (size + count) + ir.mean_rest(g),
         "rows": rows,
         "columns": columns,
         "past": past,

@@ -13,7 +13,7 @@ from optexport.reference import run
 from optexport.rules import Family, Hyper, families, lookup
 from optexport.rules.base import Count, Update, register
 from optexport.rules.common import GRADIENT_OPTIONS, SHARED_SLOTS
-from tests.every import FAMILIES, every_option, every_rule, inputs
+from tests.every import FAMILIES, every_option, every_rule, inputs, problems
 
 ELEMENTWISE = {"sgd", "adam", "rmsprop", "adagrad"}
 OBSERVED = {"weight_average", "ax", "mu"}
@@ -35,7 +35,8 @@ def test_every_combination_of_options_is_a_rule(family):
         starts = {s.init for s in rule.slots} & set(fam.hyperparameters)
         assert {h.name for h in rule.hyperparameters} >= read | starts
         # An average of the parameter is written for the one who reads it.
-        assert dead_slots(rule.program) <= OBSERVED, rule.options
+        kept = {"variance"} if rule.options.get("keeps") == "factors_and_product" else set()
+        assert dead_slots(rule.program) <= OBSERVED | kept, rule.options
         if family in ELEMENTWISE and not _adds(rule):
             assert reach(rule.program) is Reach.ELEMENTWISE
 
@@ -86,7 +87,7 @@ def test_a_value_that_an_option_lacks(family):
     for name, option in fam.options.items():
         counts = isinstance(option, Count)
         # 0 and 1 are no truth values, and 'True' is no True.
-        for wrong in ("sometimes", 0, True if counts else 1, None, 1.0, "True"):
+        for wrong in ("sometimes", *((option.low - 1, True) if counts else (0, 1)), None, 1.0, "True"):
             with pytest.raises(HyperparameterError) as caught:
                 fam.rule(**{**options, name: wrong})
             message = str(caught.value)
@@ -124,21 +125,28 @@ def test_everything_a_family_declares_is_described(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_neutral_values_are_neutral(family):
-    """At its neutral value a hyperparameter does nothing, whatever else the rule has: more than
-    halving it away from there does not matter less than leaving it."""
+    """At its neutral value a hyperparameter does nothing, and away from there it does something, in one
+    problem at least; one that stands for another shape of parameter does nothing anywhere."""
     for rule in every_rule(family, shared=False):
+        read = {i.name for i in rule.program.inputs("hyper")}
+        starts = {s.init for s in rule.slots}
         for h in rule.hyperparameters:
             if h.neutral is None or h.name == "eps":
                 continue  # ε is in the denominator of every rule that has it
-            given = inputs(rule, step=30 if family == "radam" else 3)  # before, no step is rectified
-            away = run(rule.program, given)
-            at = run(rule.program, given | {f"hyper:{h.name}": h.neutral})
-            assert all(np.isfinite(v).all() for v in at.values())
-            # A bound may hold no element back, and a little decay may leave every sign.
-            bounds = ("dampening", "clip_weights", "step_size_min", "step_size_max")
-            signs = family in ("signum", "rprop") and h.name == "weight_decay"
-            if h.name not in bounds and not signs:
-                assert any(np.any(at[o] != away[o]) for o in at), (rule.options, h.name)
+            differs = False
+            for name, given in problems(rule).items():
+                away = run(rule.program, given)
+                at = run(rule.program, given | {f"hyper:{h.name}": h.neutral})
+                assert name == "empty" or all(np.isfinite(v).all() for v in at.values())
+                differs |= any(np.any(at[o] != away[o]) for o in at)
+            assert differs is (h.name in read) and (h.name in read | starts or rule_of_shapes(family)), (
+                rule.options,
+                h.name,
+            )
+
+
+def rule_of_shapes(family):
+    return families()[family].fit is not None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
