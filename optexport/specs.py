@@ -15,7 +15,7 @@ from .errors import HyperparameterError, UnknownNameError
 from .rules import Rule, families, lookup
 from .schedules.base import Schedule
 
-__all__ = ["Group", "Spec", "native", "numbered", "recounted", "spec"]
+__all__ = ["Group", "Spec", "native", "numbered", "recounted", "spec", "unfitted"]
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,40 @@ def _fitted(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> list[Group]:
         rule = group.rule if options == group.rule.options else fam.rule(**options)
         parts.setdefault(rule, []).append(name)
     return [replace(group, rule=rule, params=tuple(names)) for rule, names in parts.items()]
+
+
+def unfitted(groups: Sequence[Group], order: Sequence[str]) -> list[Group]:
+    """The groups, those that were one before a parameter's shape cut it joined again.
+
+    order: of the parameters in a joined group. Parts of one group follow one another and have a rule each, which
+    differ in the options that a shape decides; a rule that comes again is another group's.
+    """
+    out: list[list[Group]] = []
+    for group in groups:
+        parts = out[-1] if out else []
+        if parts and group.rule not in [p.rule for p in parts] and _shape_alone(parts[0], group):
+            parts.append(group)
+        else:
+            out.append([group])
+    place = {name: i for i, name in enumerate(order)}
+    return [
+        parts[0]
+        if len(parts) == 1
+        else replace(
+            parts[0], params=tuple(sorted((n for p in parts for n in p.params or ()), key=place.__getitem__))
+        )
+        for parts in out
+    ]
+
+
+def _shape_alone(a: Group, b: Group) -> bool:
+    """Whether two groups differ in nothing but what follows from their parameters' shapes."""
+    fam = families().get(a.rule.family)
+    if fam is None or fam.fit is None or b.rule.family != a.rule.family:
+        return False
+    decided = {option for fit in fam.fits for option in fit}
+    rest = [{k: v for k, v in g.rule.options.items() if k not in decided} for g in (a, b)]
+    return rest[0] == rest[1] and replace(b, rule=a.rule, params=a.params) == a
 
 
 def _params(group: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from ..dialects import Native, converter, find
 from ..errors import CheckpointError, HyperparameterError, UnknownNameError
 from ..rules import Rule, families
 from ..schedules.native_state import read_schedules, write_schedules
-from ..specs import Group, Spec, numbered
+from ..specs import Group, Spec, numbered, unfitted
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
 
@@ -337,18 +337,19 @@ def native_state(state: TrainingState, where: str) -> NativeState:
     join = getattr(converter(entry.framework, "dialect"), "join", None)
     order = state.ordered_names
     # Files hold the numbers of now; what they follow stands beside them.
-    now = Spec(tuple(g.at(state.clock) for g in state.spec.groups))
+    groups = unfitted(state.spec.groups, order)
+    now = Spec(tuple(g.at(state.clock) for g in groups))
     if join is not None:
         out.groups = [NativeGroup(join(now, order, state.steps), order)]
     else:
-        for g, before in zip(now.groups, state.spec.groups, strict=True):
+        for g, before in zip(now.groups, groups, strict=True):
             arguments = {**entry.file_defaults, **g.arguments}
             for h in before.schedules:
                 entry.links[h].write(arguments, g.values()[h])
             if g.lr_mult != 1:
                 entry.links["lr"].write(arguments, g.values()["lr"])
             out.groups.append(NativeGroup(arguments, list(g.params or ())))
-    write_schedules(out, state.spec.groups, state.clock)
+    write_schedules(out, groups, state.clock)
     for name in state.names:
         have = dict(state.slots.get(name, {}))
         if have:

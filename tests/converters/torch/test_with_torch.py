@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import optexport as ox
 from optexport.converters.torch.checkpoint import read, read_weights, write
 
 from .making import DATA, optimizer
@@ -169,3 +170,33 @@ def test_sgd_before_its_first_step_and_empty_groups(tmp_path):
     torch.save(state, tmp_path / "a.pt")
     found = read(tmp_path / "a.pt")
     assert found.optimizer == "SGD" and found.slots == {} and found.groups[0].params == ["0"]
+
+
+def test_groups_that_shapes_cut_are_written_as_the_optimizers_own(tmp_path):
+    """Adafactor's factored and other parameters are groups of their own in a rule, and one in PyTorch;
+    the second group, whose values are the first's, stays a second."""
+    torch = pytest.importorskip("torch", reason="compares with the real optimizer")
+    shapes = [(7, 5), (5,), (4, 6), (5,), (3, 3), (2,)]
+    source = torch.Generator().manual_seed(3)
+    params = [
+        (f"p{i}", torch.nn.Parameter(torch.randn(shape, generator=source))) for i, shape in enumerate(shapes)
+    ]
+    given = [param for _, param in params]
+    opt = torch.optim.Adafactor([{"params": given[:4]}, {"params": given[4:]}], lr=0.01, eps=(1e-30, 1e-3))
+    train(torch, params, opt, 1)
+    torch.save(opt.state_dict(), tmp_path / "theirs.pt")
+
+    state = ox.load(tmp_path / "theirs.pt", optimizer="torch:Adafactor", names=[name for name, _ in params])
+    ox.save(state, tmp_path / "ours.pt", format="torch")
+
+    assert state.ordered_names == [name for name, _ in params]
+    ours = torch.load(tmp_path / "ours.pt", weights_only=True)
+    assert [g["params"] for g in ours["param_groups"]] == [[0, 1, 2, 3], [4, 5]]
+    theirs = opt.state_dict()["state"]
+    opt.load_state_dict(ours)
+    assert opt.state_dict()["state"].keys() == theirs.keys()
+    for i, held in opt.state_dict()["state"].items():
+        assert held.keys() == theirs[i].keys()
+        for name, tensor in held.items():
+            assert tensor.shape == theirs[i][name].shape
+            assert torch.equal(tensor, theirs[i][name])
