@@ -31,8 +31,8 @@ def test_a_word_that_names_both_an_option_and_a_hyperparameter():
 def test_an_argument_that_a_rule_lacks():
     assert refused(HyperparameterError, lambda: ox.spec("sgd", beta1=0.9)) == (
         "sgd: unknown argument 'beta1'; expected an option among momentum, nesterov, dampening, decay, maximize, "
-        "rescale, clip, scalars, clip_norm, centralize, accumulate, overflow, lookahead, average or a hyperparameter among lr, "
-        "weight_decay"
+        "rescale, clip, scalars, clip_norm, centralize, accumulate, overflow, lookahead, average or a hyperparameter "
+        "among lr, weight_decay"
     )
 
 
