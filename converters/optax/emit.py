@@ -90,8 +90,8 @@ _ABOUT = """\
 Scalars are traced: float64 where JAX' 64-bit mode is on, else float32. In float32 the correction
 1 - beta**t is computed as -expm1(t*log(beta)), which keeps its digits; what a rule makes of scalars
 besides is rounded to 2**-24 at each operation, numbers in the state too, and steps above 2**24 are no
-longer told apart. A scalar that meets a tensor is rounded to the parameter's dtype. State: the number of completed
-updates, one for all parameters, and one tree a slot.
+longer told apart. A scalar that meets a tensor is rounded to the parameter's dtype. State: the number
+of completed updates, one for all parameters, and one tree a slot.
 """
 
 _STATE = '''\
@@ -115,7 +115,8 @@ _FACTORY = '''\
 
     def update(updates, state, params=None{arguments}):
         if params is None:
-            raise ValueError("{factory}: expected update(updates, state, params), found no params")
+            raise ValueError("{factory}: "
+                             "expected update(updates, state, params), found no params")
 {check}        grads, tree = jax.tree.flatten(updates)
         weights = tree.flatten_up_to(params)
         held = [dict(zip(SLOTS, s)) for s in zip(*map(tree.flatten_up_to, state[1:]))] or [{{}}] * len(grads)
@@ -231,7 +232,8 @@ _GIVEN: Mapping[str, str] = {
 }
 _CHECK = """\
         if {0} is None:
-            raise ValueError("{1}: expected {0}=, a tree like the parameters, found none")
+            raise ValueError("{1}: "
+                             "expected {0}=, a tree like the parameters, found none")
 """
 
 

@@ -54,7 +54,7 @@ def test_aliases_spelled_out_are_the_aliases() -> None:
         ([("adam", {"learning_rate": 0.1}), CLIP], "the alias before it has its learning rate inside"),
         (["scale_by_adam"], "expected a learning rate after 'scale_by_adam', found none"),
         ([DECAY], "expected a learning rate, found no link that has one"),
-        (["centralize", "scale_by_adam", RATE], "link 1, 'centralize': no rule centres gradients"),
+        ([NORM, "centralize", "scale_by_adam", RATE], "link 2, 'centralize': after 'clip_by_global_norm' no rule"),
         ([("scale_by_adam", {"learning_rate": 1}), RATE], "has no argument 'learning_rate'"),
         ([("clip", {"max_delta": "x"}), RATE], "argument 'max_delta' expected a number, found 'x'"),
         ([("clip", {"bound": 1}), RATE], "expected the argument 'max_delta' alone, found bound"),
