@@ -45,8 +45,12 @@ _SWAP = {
 def mutants(program: Program) -> Iterator[tuple[str, Program]]:
     """(what was changed, the changed program), one live node after the other.
 
-    A constant moves by 1 % and 0.01; a rounding to a narrow type, a transpose and a sum over the
-    group fall away; an item of a history becomes its neighbour; an axis becomes the other one.
+    A constant moves by 1 % and 0.01; a rounding to a narrow type and a sum over the group fall away;
+    the operands of a matrix product change places; an item of a history becomes its neighbour; an axis
+    becomes the other one.
+
+    What computes the same over the reals is no change: a sum for a mean whose sign alone is read, the
+    product of a matrix and its own multiple turned round, a rounding that the next one repeats.
     """
     live = program.used()
     for i, node in enumerate(program.nodes):
@@ -55,6 +59,8 @@ def mutants(program: Program) -> Iterator[tuple[str, Program]]:
         if node.op in ("sum", "mean") and _sign_alone(program, i):
             continue
         changed = _changed(program, node)
+        if node.op == "rounded" and _rounded_again(program, i):
+            continue
         if changed is None and node.op in ("rounded", "group_sum", "mean_rest"):
             yield _where(i, node), _bypassed(program, i)
         elif changed is not None:
@@ -77,6 +83,35 @@ def _sign_alone(program: Program, i: int) -> bool:
     )
 
 
+def _rounded_again(program: Program, i: int) -> bool:
+    """Whether every user of rounding ``i`` repeats it, directly or behind a minimum or maximum: rounding is
+    monotone and idempotent, so r(max(r(x), y)) = r(max(x, y))."""
+    attr = program.nodes[i].attr
+
+    def repeated(k: int) -> bool:
+        users = [(u, n) for u, n in enumerate(program.nodes) if k in n.args and u in program.used()]
+        return (
+            bool(users)
+            and k not in program.outputs.values()
+            and all(
+                (n.op == "rounded" and n.attr == attr) or (n.op in ("min", "max") and repeated(u))
+                for u, n in users
+            )
+        )
+
+    return repeated(i)
+
+
+def _multiple_of(program: Program, i: int) -> int:
+    """The node that ``i`` is a scalar multiple of, itself where it is none."""
+    node = program.nodes[i]
+    if node.op == "mul":
+        for scalar, other in (node.args, node.args[::-1]):
+            if not program.nodes[scalar].type.is_tensor:
+                return _multiple_of(program, other)
+    return i
+
+
 def _where(i: int, node: Node) -> str:
     return f"node {i} ({node.op}, {node.line})"
 
@@ -89,7 +124,8 @@ def _changed(program: Program, node: Node) -> Node | None:
     if node.op == "where":
         return replace(node, args=(node.args[0], node.args[2], node.args[1]))
     if node.op == "matmul":
-        return replace(node, args=node.args[::-1]) if node.args[0] != node.args[1] else None
+        a, b = (_multiple_of(program, k) for k in node.args)
+        return replace(node, args=node.args[::-1]) if a != b else None  # (cA)·A = A·(cA)
     if node.op == "push":
         return None
     if node.op == "item":

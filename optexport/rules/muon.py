@@ -108,7 +108,7 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
         BETA("beta2", 0.999, "decay rate β2 of Adam's mean square"),
         Hyper("adam_eps", 1e-8, 0.0, INF, "ε of Adam"),
         Hyper("adam_eps_root", 0.0, 0.0, INF, "ε under the root of Adam (Optax)", 0.0),
-        Hyper("adam_lr_ratio", 1.0, -INF, INF, "factor on the learning rate of Adam", 1.0),
+        Hyper("adam_lr_ratio", 1.0, -INF, INF, "factor on the learning rate of Adam (Keras)", 1.0),
         Hyper("adam_weight_decay", 0.0, -INF, INF, "weight decay beside Adam", 0.0),
     ),
     slots=(
@@ -148,6 +148,8 @@ def muon(
     x = expand(_orthogonal(u, u.let("direction", d)))
 
     rows, columns = size(u.param, -2), size(u.param, -1)
+    # A wide matrix has no more rows than columns, a tall one no more columns than rows.
+    scale = "none" if (scale, shape) in (("rows", "wide"), ("columns", "tall")) else scale
     factor = {
         "none": lambda: lr,
         "rows": lambda: lr * sqrt(maximum(1.0, rows / columns)),
@@ -180,14 +182,16 @@ def _orthogonal(u: Update, d: Value) -> Value:
 
 def _adam(u: Update, others: OptionValue, decay: OptionValue) -> dict[str, Value]:
     """Adam on what is no matrix; see ``adam.py`` and ``nadam.py``."""
-    lr = u.hyper("lr") * u.hyper("adam_lr_ratio")
+    lr = u.hyper("lr")
+    if others == "adam_hat":
+        lr = lr * u.hyper("adam_lr_ratio")
     beta1, beta2, eps = u.hyper("beta1"), u.hyper("beta2"), u.hyper("adam_eps")
     g, w, t = gradient(u, decay), u.param, u.let("t", u.step + 1)
     m = beta1 * u.slot("momentum_buffer") + (1 - beta1) * g
     v = beta2 * u.slot("exp_avg_sq") + (1 - beta2) * (g * g)
     c1, c2 = u.let("c1", 1 - beta1**t), u.let("c2", 1 - beta2**t)
     if decay == "decoupled":
-        # Keras' decay knows nothing of the ratio; Optax' ratio is 1.
+        # Keras' decay knows nothing of the ratio.
         w = u.let("w_decayed", w * (1 - u.hyper("lr") * u.hyper("adam_weight_decay")))
     new = {"momentum_buffer": m, "exp_avg_sq": v}
     if others == "adam_hat":

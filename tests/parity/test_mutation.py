@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -9,39 +10,62 @@ import pytest
 
 import optexport as ox
 from optexport.ir import Program
-from optexport.parity import compare_runs, referee
+from optexport.parity import Problem, compare_runs, referee
+from optexport.parity.compare import Snapshot
 from optexport.parity.mutants import mutants
 from optexport.rules import Rule
 from optexport.specs import Spec
+from optexport.state import TrainingState
 from tests.parity.table import NATIVE, Row
+
+ROWS = {row.id: row for row in NATIVE}
+
+
+@cache
+def settled(row: str) -> Spec:
+    r = ROWS[row]
+    return ox.native(r.optimizer, **r.arguments).settle(r.problem("float64").params)
 
 
 def rules_of(row: Row) -> list[Rule]:
     """The rules of a row's groups: of its matrices, and of its vectors where they differ."""
-    return _rules()[row.id]
+    return list(dict.fromkeys(g.rule for g in settled(row.id).groups))
 
 
 @cache
-def _rules() -> dict[str, list[Rule]]:
-    return {row.id: _settled(row) for row in NATIVE}
+def rows_of() -> dict[Rule, list[Row]]:
+    rows: dict[Rule, list[Row]] = {}
+    for row in NATIVE:
+        for rule in rules_of(row):
+            rows.setdefault(rule, []).append(row)
+    return rows
 
 
-def _settled(row: Row) -> list[Rule]:
-    spec = ox.native(row.optimizer, **row.arguments).settle(row.problem("float64").params)
-    return list(dict.fromkeys(g.rule for g in spec.groups))
+@cache
+def problem_of(row: str) -> Problem:
+    return ROWS[row].problem("float64")
+
+
+def trajectory(row: Row, spec: Spec) -> Iterator[TrainingState]:
+    p = problem_of(row.id)
+    return referee(spec, p.params, p.grads, p.lrs(row.lr), noise=p.noise)
+
+
+@cache
+def right(row: str) -> list[Snapshot]:
+    """What every changed rule of a row is compared with."""
+    return [(s.params, s.slots) for s in trajectory(ROWS[row], settled(row))]
 
 
 def noticed(row: Row, rule: Rule, program: Program) -> bool:
     """Whether native parity of this row fails with ``program`` in the rule's place."""
-    p, dtype = row.problem("float64"), row.dtypes[0]
-    spec = ox.native(row.optimizer, **row.arguments).settle(p.params)
     changed = replace(rule, program=program)
-    wrong = Spec(tuple(replace(g, rule=changed) if g.rule == rule else g for g in spec.groups))
-    lrs = p.lrs(row.lr)
-    right = ((s.params, s.slots) for s in referee(spec, p.params, p.grads, lrs, noise=p.noise))
-    states = referee(wrong, p.params, p.grads, lrs, noise=p.noise)
+    groups = (replace(g, rule=changed) if g.rule == rule else g for g in settled(row.id).groups)
+    states = trajectory(row, Spec(tuple(groups)))
     try:
-        mismatch, _ = compare_runs(states, right, dtype, amplification=row.amplification, floor=row.floor)
+        mismatch, _ = compare_runs(
+            states, right(row.id), row.dtypes[0], amplification=row.amplification, floor=row.floor
+        )
     except ValueError:
         return True  # matrices that do not fit each other
     return mismatch is not None
@@ -52,12 +76,10 @@ def survivors(row: Row) -> tuple[list[str], int]:
     were. (No one problem reaches both bounds of a clamp.)"""
     left, count = [], 0
     for rule in rules_of(row):
+        rows = [row, *(r for r in rows_of()[rule] if r is not row)]
         for where, program in mutants(rule.program):
             count += 1
-            if noticed(row, rule, program):
-                continue
-            others = (r for r in NATIVE if r is not row and rule in rules_of(r))
-            if not any(noticed(r, rule, program) for r in others):
+            if not any(noticed(r, rule, program) for r in rows):
                 left.append(where)
     return left, count
 

@@ -8,6 +8,8 @@ NORMS32 = 35 * 2.0**-24
 
 # A parameter that starts at 0 has no norm.
 SHAPES = {"w": (7, 5), "b": (5,), "zero": (4,)}
+# Its first update has no norm in it, so that nothing but the rounding of u to float32 is left to see.
+FIRST = {"shapes": {"zero": (4,)}, "steps": 1}
 
 ROWS = [
     mxnet("lamb", "defaults", learning_rate=0.001, floor=0.03 * NORMS32, shapes=SHAPES),
@@ -32,9 +34,32 @@ ROWS = [
         learning_rate=0.01,
         wd=0.05,
         bias_correction=False,
-        lower_bound=10.0,
+        lower_bound=3.0,
         floor=3 * NORMS32,
         shapes=SHAPES,
+    ),
+    mxnet("lamb", "first update of 0", learning_rate=0.001, **FIRST),
+    mxnet(
+        "lamb",
+        "bounds, first update of 0",
+        learning_rate=0.01,
+        wd=0.1,
+        epsilon=1e-3,
+        rescale_grad=0.3,
+        clip_gradient=0.5,
+        lower_bound=0.0,
+        upper_bound=2.0,
+        **FIRST,
+    ),
+    mxnet(
+        "lamb",
+        "uncorrected, first update of 0",
+        learning_rate=0.01,
+        wd=0.05,
+        bias_correction=False,
+        lower_bound=0.0,
+        upper_bound=2.0,
+        **FIRST,
     ),
     optax("lamb", "defaults", learning_rate=0.001, shapes=SHAPES, floor32=correction32(0.999)),
     optax(
@@ -48,5 +73,13 @@ ROWS = [
         shapes=SHAPES,
     ),
     keras("Lamb", "defaults", learning_rate=0.001),
-    keras("Lamb", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
+    keras(
+        "Lamb",
+        "decay and changed betas",
+        learning_rate=0.01,
+        weight_decay=0.1,
+        beta_1=0.8,
+        beta_2=0.95,
+        shapes=SHAPES,
+    ),
 ]

@@ -7,9 +7,16 @@ SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
 # Keras' norm is float32, 2⁻²⁴ off; Newton–Schulz magnifies what is small by at most a at each
 # iteration, and a run of 30 updates is as long as 16.5 at the first rate (of lr·s each, s ≤ 0.53).
 NORM32 = 2.0**-24 * 16.5
+# Keras writes B + (ĝ − (1−μ)B).
+TINY = {
+    "dtypes": ("float64",),
+    "reason": "in float32 the tiny step's gradient loses its digits in Keras' difference",
+}
 
 ROWS = [
     torch("Muon", "defaults", lr=0.001, shapes=MATRICES),
+    # ε is no bfloat16, and lies among the lengths of the run's directions.
+    torch("Muon", "large eps", lr=0.001, eps=2.1, shapes=MATRICES),
     torch(
         "Muon",
         "heavy ball, Adam's length",
@@ -20,10 +27,11 @@ ROWS = [
         adjust_lr_fn="match_rms_adamw",
         ns_coefficients=(2.0, -1.5, 0.5),
         ns_steps=3,
-        eps=0.5,
+        eps=6.1,
         shapes=MATRICES,
     ),
     optax("muon", "defaults", learning_rate=0.01, shapes=SHAPES),
+    optax("muon", "root eps", learning_rate=0.01, adam_eps_root=1e-3, shapes=SHAPES),
     optax(
         "muon",
         "decay, Adam's length",
@@ -40,7 +48,7 @@ ROWS = [
         ns_steps=3,
         shapes=SHAPES,
     ),
-    optax("muon", "heavy ball", learning_rate=0.01, nesterov=False, shapes=SHAPES),
+    optax("muon", "heavy ball", learning_rate=0.01, nesterov=False, adam_eps_root=1e-3, shapes=SHAPES),
     keras("Muon", "defaults", learning_rate=0.001, shapes=SHAPES, floor=NORM32 * 3.4445**5 * 0.001 * 0.53),
     keras(
         "Muon",
@@ -60,6 +68,35 @@ ROWS = [
         muon_b=-1.5,
         muon_c=0.5,
         shapes=SHAPES,
+        floor=NORM32 * 2.0**3 * 0.02,
+    ),
+    # The tiny step's direction is as short as the constant beside its norm.
+    keras(
+        "Muon",
+        "no memory, Adam's own rate",
+        learning_rate=0.001,
+        epsilon=1e-3,
+        adam_lr_ratio=0.5,
+        momentum=0.0,
+        shapes=SHAPES,
+        **TINY,
+        floor=NORM32 * 3.4445**5 * 0.001 * 0.53,
+    ),
+    keras(
+        "Muon",
+        "no memory",
+        learning_rate=0.02,
+        weight_decay=0.1,
+        adam_weight_decay=0.05,
+        momentum=0.0,
+        nesterov=False,
+        rms_rate=None,
+        ns_steps=3,
+        muon_a=2.0,
+        muon_b=-1.5,
+        muon_c=0.5,
+        shapes=SHAPES,
+        **TINY,
         floor=NORM32 * 2.0**3 * 0.02,
     ),
 ]

@@ -11,6 +11,8 @@ ROWS = [
     # All weights are 0, and so is their sum.
     optax("schedule_free_sgd", "rate 0", learning_rate=0.0, weight_decay=0.1),
     optax("schedule_free_adamw", "rate 0", learning_rate=0.0, weight_decay=0.1),
+    optax("schedule_free_sgd", "rate 0, warmup", learning_rate=0.0, warmup_steps=7),
+    optax("schedule_free_adamw", "rate 0, warmup", learning_rate=0.0, weight_decay=0.1, warmup_steps=4),
     optax("schedule_free_sgd", "rate 0, no decay", learning_rate=0.0),
     optax("schedule_free_adamw", "rate 0, no decay", learning_rate=0.0),
     optax("schedule_free_sgd", "defaults but the rate", learning_rate=0.05),
@@ -23,6 +25,7 @@ ROWS = [
         "warmup",
         learning_rate=0.01,
         weight_decay=0.1,
+        eps=1e-3,
         warmup_steps=4,
         floor=SCHEDULE32,
     ),
