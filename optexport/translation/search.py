@@ -92,9 +92,7 @@ def find_path(start: Situation, family: str, goals: Sequence[Goal]) -> Path | No
         table.setdefault(_key(goal.options), []).append(goal)
     # Moves of all families meet options that differ.
     available = [m for m in moves(family) if _valid(family, {o: to for o, (_, to) in m.change.items()})]
-    wanted = {
-        o.name: {g.options[o.name] for g in goals if o.name in g.options} for o in GRADIENT_OPTIONS
-    }
+    wanted = {o.name: {g.options[o.name] for g in goals if o.name in g.options} for o in GRADIENT_OPTIONS}
     tick = itertools.count()
     # Each entry: its cost, a tie-breaker, its options; the move that leads there, from where, and
     # the moves before. What the move makes of hyperparameters is worked out only once it is taken.
