@@ -71,7 +71,9 @@ def spread(state: Mapping[str, Any], shapes: Shapes, history: int) -> dict[str, 
     some = state.get("prev_flat_grad")
     dtype = np.dtype(np.float32) if some is None else np.asarray(some).dtype
     rows = {k: [np.asarray(v) for v in state.get(k) or ()] for k in _LISTS}
-    found = {np.size(v) for v in (*(x for r in rows.values() for x in r), *([] if some is None else [some]))}
+    # NumPy 2 asks a tensor for its own ``size``, which is a method.
+    given = [x for r in rows.values() for x in r] + ([] if some is None else [np.asarray(some)])
+    found = {x.size for x in given}
     if found - {count}:
         raise ValueError(f"expected vectors of {count} elements, found {', '.join(map(str, sorted(found)))}")
     vectors = {
