@@ -6,6 +6,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,7 @@ VALUES = {
     "momentum_decay": 0.3,
     "place": 2.0,
     "tensors": 3.0,
-    # Bounds that hold: of a mean square near 2, of norms near √40, of a ramp that is not over.
-    "eps1": 5.0,
+    # Bounds that hold: of norms near √40, of a ramp that is not over.
     "min_norm": 9.0,
     "lower_bound": 7.0,
     "upper_bound": 20.0,
@@ -81,15 +81,26 @@ def _choices(o: Option) -> list[OptionValue]:
 
 def shape_of(family: str, options: Mapping[str, OptionValue]) -> tuple[int, ...] | None:
     """The first shape whose parameters have these options, None where none has."""
+    return _shape_of(family, tuple((n, v) for n, v in options.items() if n not in _common()))
+
+
+@cache
+def _shape_of(family: str, options: tuple[tuple[str, OptionValue], ...]) -> tuple[int, ...] | None:
     fit = families()[family].fit
 
     def fits(shape: tuple[int, ...]) -> bool:
         try:
-            return fit is None or fit(options, shape) == options
+            return fit is None or fit(dict(options), shape) == dict(options)
         except HyperparameterError:
             return False  # a shape that the family refuses
 
     return next((s for s in SHAPES if fits(s)), None)
+
+
+@cache
+def _common() -> set[str]:
+    """Options that every family has."""
+    return set.intersection(*(set(f.options) for f in families().values())) - {"decay"}
 
 
 def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator[dict[str, OptionValue]]:
@@ -98,9 +109,8 @@ def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator
 
     shared, own: whether those that every family has (clipping and the like) vary, and the others.
     """
-    fam = families()[family]
+    fam, common = families()[family], _common()
     rows = fam.options
-    common = set.intersection(*(set(f.options) for f in families().values())) - {"decay"}
     choices = [
         [o.default]
         if o.default is not None
@@ -110,16 +120,17 @@ def every_option(family: str, shared: bool = True, own: bool = True) -> Iterator
         for name, o in rows.items()
     ]
     combined = [dict(zip(rows, values, strict=True)) for values in itertools.product(*choices)]
-    for part in fam.fits[: None if own else 1] or ({},):
-        fitting = [c for o in combined if shape_of(family, c := {**o, **part}) is not None]
-        if part == {} or all(rows[n].default == v for n, v in part.items()):
+    usual = {n: rows[n].default for n in next(iter(fam.fits), {})}
+    for part in (usual, *(p for p in fam.fits if p != usual)) if own else (usual,):
+        fitting = (c for o in combined if shape_of(family, c := {**o, **part}) is not None)
+        first = next(fitting)
+        yield first
+        if part == usual:
             yield from fitting
-        else:
-            yield from fitting[:1]
         # Additions, one at a time.
         for name, o in rows.items():
             if o.default is not None and name not in part and (shared if name in common else own):
-                added = ({**fitting[0], name: v} for v in _choices(o) if v != o.default)
+                added = ({**first, name: v} for v in _choices(o) if v != o.default)
                 yield from (a for a in added if shape_of(family, a) is not None)
 
 
@@ -162,7 +173,7 @@ def problems(rule: Rule, shape: tuple[int, ...] | None = None) -> dict[str, dict
     # RAdam's ρ is between 4.5 and 5 at step 4.
     out = {f"step {step}": usual | {"step": step} for step in (0, 3, 4, 30, 5000)}
     out["large"] = usual | {"param": 100 * usual["param"]}
-    out["tiny"] = {k: v * 1e-4 if np.ndim(v) else v for k, v in usual.items()}
+    out["tiny"] = {k: v * 1e-9 if np.ndim(v) else v for k, v in usual.items()}
     out["concave"] = usual | {"hessian": -usual["hessian"]}
     if "slot:last_grad" in usual:
         out["concave"]["slot:last_grad"] = 2 * usual["grad"] - usual["slot:last_grad"]
