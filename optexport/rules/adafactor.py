@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import HyperparameterError
-from ..ir import Value, expand, maximum, mean, mean_axis, minimum, rounded, sqrt
+from ..ir import FLOAT32, Value, cast, expand, maximum, mean, mean_axis, minimum, rounded, sqrt
 from .base import Count, Hyper, Option, OptionValue, Slot, Update, family
 from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
 
@@ -176,7 +176,8 @@ def adafactor(
     step = u.let("step_size", rho) * step
     if momentum == "folded":
         beta1 = u.kernel(u.hyper("beta1"))
-        step = beta1 * u.slot("step_avg") + (1 - beta1) * step
+        kept = rounded(cast(beta1, FLOAT32) * u.slot("step_avg"), "float32")
+        step = kept + (1 - beta1) * step
         new["step_avg"] = rounded(step, "float32")  # what is kept, whatever the parameter (Optax)
     if decay == "independent":
         w = w - u.kernel(u.hyper("weight_decay")) * u.param

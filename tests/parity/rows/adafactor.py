@@ -24,6 +24,8 @@ ROWS = [
         maximize=True,
         shapes=SHAPES,
     ),
+    # The cap 1/√t lies on both sides of the rate.
+    torch("Adafactor", "large rate", lr=0.3, eps=(0.05, 1e-3), d=1.2, shapes=SHAPES),
     torch(
         "Adafactor",
         "machine epsilon",
@@ -45,9 +47,49 @@ ROWS = [
         shapes=SHAPES,
         floor=MEANS32,
     ),
+    keras(
+        "Adafactor",
+        "large rate",
+        learning_rate=0.3,
+        epsilon_1=1e-3,
+        clip_threshold=0.8,
+        shapes=SHAPES,
+        floor=MEANS32,
+    ),
     optax("adafactor", "not factored by default", learning_rate=0.01, shapes=SHAPES, floor=DECAY32),
     optax(
+        "adafactor",
+        "not factored, eps and threshold",
+        learning_rate=0.01,
+        eps=1e-3,
+        clipping_threshold=0.8,
+        shapes=SHAPES,
+        floor=DECAY32,
+    ),
+    optax(
         "adafactor", "factored", learning_rate=0.05, min_dim_size_to_factor=1, shapes=SHAPES, floor=DECAY32
+    ),
+    optax(
+        "adafactor",
+        "factored, eps and threshold",
+        learning_rate=0.05,
+        min_dim_size_to_factor=1,
+        eps=1e-3,
+        clipping_threshold=0.8,
+        shapes=SHAPES,
+        floor=DECAY32,
+    ),
+    # t⁰ has no digits to lose, so that the rounding of e to float32 is seen.
+    optax(
+        "adafactor",
+        "momentum, last gradient",
+        learning_rate=0.1,
+        min_dim_size_to_factor=4,
+        momentum=0.7,
+        weight_decay_rate=0.01,
+        decay_rate=0.0,
+        eps=1e-3,
+        shapes=SHAPES,
     ),
     optax(
         "adafactor",
@@ -67,6 +109,7 @@ ROWS = [
         "bare",
         learning_rate=0.1,
         factored=False,
+        eps=1e-3,
         multiply_by_parameter_scale=False,
         clipping_threshold=None,
         shapes=SHAPES,
