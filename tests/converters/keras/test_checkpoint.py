@@ -405,11 +405,12 @@ def test_a_real_run_goes_on_in_the_same_file_format(tmp_path):
 def test_slots_that_follow_from_shapes_are_read_written_and_gone_on_with(tmp_path, optimizer, arguments):
     """Keras trains and saves; the file is read and written; Keras holds the same bits and goes on the same."""
     require_native(f"keras:{optimizer}")
+    from keras.src.saving.saving_lib import H5IOStore
+
     from optexport.converters.keras import run
     from optexport.parity import problem
 
     keras, name = run.keras, f"keras:{optimizer}"
-    saving = pytest.importorskip("keras.src.saving.saving_lib")
     p = problem("float32", 20, shapes={"w": (7, 5), "b": (5,), "v": (4, 6), "k": (2, 3, 4), "s": (3, 3)})
     whole = list(run.native_snapshots(name, arguments, p.params, p.grads))
     params, slots = whole[9]
@@ -418,7 +419,7 @@ def test_slots_that_follow_from_shapes_are_read_written_and_gone_on_with(tmp_pat
     for g in p.grads[:10]:
         made.apply([keras.ops.convert_to_tensor(g[n]) for n in p.params], variables)
     theirs, ours = tmp_path / "theirs.weights.h5", tmp_path / "ours.weights.h5"
-    store = saving.H5IOStore(str(theirs), mode="w")
+    store = H5IOStore(str(theirs), mode="w")
     made.save_own_variables(store.make("optimizer"))
     store.close()
 
