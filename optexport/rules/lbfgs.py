@@ -70,7 +70,7 @@ def _dot(a: Value, b: Value) -> Value:
     ),
     hyperparameters=(
         LR,
-        Hyper("curvature", 1e-10, 0.0, INF, "what yᵀs must exceed for a pair to be kept"),
+        Hyper("least_curvature", 1e-10, 0.0, INF, "what yᵀs must exceed for a pair to be kept"),
         Hyper("tolerance_grad", 1e-7, 0.0, INF, "largest |g| at which nothing is done any more"),
         Hyper("tolerance_change", 1e-9, 0.0, INF, "least decrease gᵀr along the direction for a step"),
     ),
@@ -105,7 +105,7 @@ def lbfgs(
     s = where(starts, 0.0, moved)
     ys, ss = u.slot("gradient_differences"), u.slot("parameter_differences")
     if pairs == "curved":
-        kept = _dot(y, s) > u.hyper("curvature")
+        kept = _dot(y, s) > u.hyper("least_curvature")
         ys, ss = where(kept, push(ys, y), ys), where(kept, push(ss, s), ss)
     else:
         ys, ss = push(ys, y), push(ss, s)

@@ -71,4 +71,4 @@ def newton(
         c = maximum(absolute(h), epsilon)
     else:
         c = h + epsilon
-    return {"param": w - lr * (g / u.let("denominator", c))}
+    return {"param": w - lr * (g / u.let("curvature", c))}

@@ -26,7 +26,7 @@ def param_to_step(x: MoveInput) -> Maps:
 
 
 @move("lbfgs", "where every pair is curved every pair is kept", pairs=("curved", "every"), level="conditional",
-      condition="yᵀs > {curvature} from now on", when=_started)  # fmt: skip
+      condition="yᵀs > {least_curvature} from now on", when=_started)  # fmt: skip
 def keep_every(x: MoveInput) -> Maps:
     return {}
 
@@ -34,7 +34,7 @@ def keep_every(x: MoveInput) -> Maps:
 @move("lbfgs", "where every pair is curved every pair is kept", pairs=("every", "curved"), level="conditional",
       condition="yᵀs > 1e-10 from now on", when=_started)  # fmt: skip
 def keep_curved(x: MoveInput) -> Maps:
-    return {"hyper:curvature": x.tracer.const(1e-10)}
+    return {"hyper:least_curvature": x.tracer.const(1e-10)}
 
 
 _FIRST = ("l1", "l2", "gradient")

@@ -115,7 +115,7 @@ def test_25_steps(framework, dtype):
 
 
 FORMS = [
-    {"pairs": "curved", "first": "l1", "last": "step", "curvature": 0.02},
+    {"pairs": "curved", "first": "l1", "last": "step", "least_curvature": 0.02},
     {"pairs": "every", "first": "l2"},
     {"pairs": "every", "first": "gradient", "scale": "one"},
 ]

@@ -13,6 +13,7 @@ from optexport.errors import CheckpointError
 from optexport.rules import CATALOGUE
 from optexport.specs import Spec
 from optexport.state.manifest import spec_from_text, spec_text
+from tests.every import shape_of
 from tests.make_golden import GOLDEN, specs
 
 FILES = sorted(GOLDEN.glob("spec_*_v1.json"))
@@ -49,9 +50,12 @@ def test_a_golden_program_is_read_without_its_family(path: Path):
     for group, expected in zip(found.groups, specs()[path.stem.removesuffix("_v1")].groups, strict=True):
         assert group.rule.digest == expected.rule.digest
         assert group.rule.slot_names == expected.rule.slot_names
-    params = {n: np.ones((3, 2)) for n in ("w", "b")}
-    grads = {n: np.full((3, 2), 0.5) for n in params}
     spec = specs()[path.stem.removesuffix("_v1")]
+    rule = spec.groups[0].rule  # without its family a program fits no shape, so it gets one of its own
+    shape = shape_of(rule.family, rule.options)
+    assert shape is not None
+    params = {n: np.ones(shape) for n in ("w", "b")}
+    grads = {n: np.full(shape, 0.5) for n in params}
     new, known = (ox.step(ox.init(s, params), grads, noise=params, hessian=params) for s in (found, spec))
     for name in params:
         np.testing.assert_array_equal(new.params[name], known.params[name])

@@ -124,7 +124,7 @@ def situations(draw: st.DrawFn, family: str, move: Move) -> tuple[Situation, tup
 
 # Hyperparameters whose maps hold in a corner of their range alone, and what keeps a rule in bounds.
 CONSTANTS = {
-    "lbfgs": {"tolerance_grad": (1e-7, 1e-3), "tolerance_change": (1e-9,), "curvature": (1e-10, 0.3)},
+    "lbfgs": {"tolerance_grad": (1e-7, 1e-3), "tolerance_change": (1e-9,), "least_curvature": (1e-10, 0.3)},
     "adafactor": {"eps1": (0.0, 1e-24, 1e-9, 0.3), "beta1": (0.0, 0.7)},
     "muon": {"eps": (0.0, 1e-15, 0.3), "ns_a": (3.4445,), "ns_b": (-4.775,), "ns_c": (2.0315,)},
 }
