@@ -405,9 +405,7 @@ def test_a_real_run_goes_on_in_the_same_file_format(tmp_path):
 def test_slots_that_follow_from_shapes_are_read_written_and_gone_on_with(tmp_path, optimizer, arguments):
     """Keras trains and saves; the file is read and written; Keras holds the same bits and goes on the same."""
     require_native(f"keras:{optimizer}")
-    from keras.src.saving.saving_lib import H5IOStore
-
-    from optexport.converters.keras import run
+    from optexport.converters.keras import run  # chooses the backend
     from optexport.parity import problem
 
     keras, name = run.keras, f"keras:{optimizer}"
@@ -419,7 +417,7 @@ def test_slots_that_follow_from_shapes_are_read_written_and_gone_on_with(tmp_pat
     for g in p.grads[:10]:
         made.apply([keras.ops.convert_to_tensor(g[n]) for n in p.params], variables)
     theirs, ours = tmp_path / "theirs.weights.h5", tmp_path / "ours.weights.h5"
-    store = H5IOStore(str(theirs), mode="w")
+    store = keras.src.saving.saving_lib.H5IOStore(str(theirs), mode="w")
     made.save_own_variables(store.make("optimizer"))
     store.close()
 
