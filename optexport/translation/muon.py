@@ -186,7 +186,11 @@ for _from, _to in (("adam", "adam_hat"), ("adam_hat", "adam")):
         "ε of Adam keeps its value and changes its place",
         others=(_from, _to),
         level="bounded",
-        when=lambda at: _corrected(at) and at.values.get("adam_eps_root", 0.0) == 0,
+        when=lambda at: (
+            _corrected(at)
+            and at.values.get("adam_eps_root", 0.0) == 0
+            and at.values.get("adam_lr_ratio", 1.0) == 1
+        ),
         bound_text="1/√c2 − 1 at the most, where √v̂ is far below ε; falling to 0 as t grows",
     )
     def move_eps(x: MoveInput) -> Maps:

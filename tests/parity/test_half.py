@@ -14,7 +14,8 @@ import pytest
 
 import optexport as ox
 from optexport.dialects import converter
-from optexport.parity import compare_runs, problem, referee
+from optexport.ir import Reach, reach
+from optexport.parity import compare_runs, referee
 from optexport.parity.compare import Snapshot
 from optexport.state.training import MASTER
 from tests.parity.backends import require_backend, require_native
@@ -27,10 +28,16 @@ MXNET = [r for r in ROWS if r.optimizer.startswith("mxnet:") and not r.optimizer
 
 def half(row: Row) -> tuple[Any, list[Any]]:
     """The standard problem as float16 holds it."""
-    p = problem("float32", row.steps)
+    p = row.problem("float32")
     params = {n: v.astype(np.float16) for n, v in p.params.items()}
     grads = [{n: g.astype(np.float16) for n, g in step.items()} for step in p.grads]
     return params, grads
+
+
+def drawn(row: Row) -> dict[str, Any]:
+    """The noise of each step, for a rule that takes it."""
+    program = ox.native(row.optimizer, **row.arguments).groups[-1].rule.program
+    return {"noise": row.problem("float32").noise} if program.inputs("noise") else {}
 
 
 def masters(snapshots: Iterator[Snapshot]) -> Iterator[Snapshot]:
@@ -46,10 +53,15 @@ def masters(snapshots: Iterator[Snapshot]) -> Iterator[Snapshot]:
 
 def check(row: Row, snapshots: Iterator[Snapshot], native: str | None) -> None:
     params, grads = half(row)
-    lrs = problem("float32", row.steps).lrs(row.lr)
-    states = referee(ox.native(row.optimizer, **row.arguments), params, grads, lrs)
+    p = row.problem("float32")
+    states = referee(ox.native(row.optimizer, **row.arguments), params, grads, p.lrs(row.lr), noise=p.noise)
     mismatch, _ = compare_runs(
-        states, masters(snapshots), "float32", native=native, amplification=row.amplification, floor=row.floor
+        states,
+        masters(snapshots),
+        "float32",
+        native=native,
+        amplification=row.amplification,
+        floor=row.floor_in("float32"),
     )
     assert mismatch is None, str(mismatch)
 
@@ -58,10 +70,10 @@ def check(row: Row, snapshots: Iterator[Snapshot], native: str | None) -> None:
 def test_native_with_masters(row: Row) -> None:
     require_native(row.optimizer)
     params, grads = half(row)
-    lrs = problem("float32", row.steps).lrs(row.lr)
+    lrs = row.problem("float32").lrs(row.lr)
     arguments = {**row.arguments, "multi_precision": True}
     run = converter("mxnet", "run").native_snapshots(
-        row.optimizer, arguments, params, grads, lrs, dtype="float16"
+        row.optimizer, arguments, params, grads, lrs, dtype="float16", **drawn(row)
     )
     check(row, run, row.optimizer)
 
@@ -70,7 +82,13 @@ def test_native_with_masters(row: Row) -> None:
 def test_emitted_with_masters(row: Row) -> None:
     require_backend("mxnet")
     params, grads = half(row)
-    lrs = problem("float32", row.steps).lrs(row.lr)
+    lrs = row.problem("float32").lrs(row.lr)
     spec = ox.native(row.optimizer, **row.arguments)
-    run = converter("mxnet", "run").snapshots(spec, params, grads, lrs, dtype="float16", multi_precision=True)
+    if any(reach(g.rule.program) is Reach.GROUP for g in spec.groups):
+        with pytest.raises(ox.RuleError, match="MXNet updates one parameter at a time"):
+            ox.emit(spec, "mxnet")
+        return
+    run = converter("mxnet", "run").snapshots(
+        spec, params, grads, lrs, dtype="float16", multi_precision=True, **drawn(row)
+    )
     check(row, run, None)
