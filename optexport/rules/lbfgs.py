@@ -36,7 +36,7 @@ def _dot(a: Value, b: Value) -> Value:
         Option(
             "pairs",
             {
-                "curved": "a pair is kept where yᵀs > `curvature` (PyTorch)",
+                "curved": "a pair is kept where yᵀs > `least_curvature` (PyTorch)",
                 "every": "every pair is kept; one with yᵀs = 0 counts for nothing (Optax)",
             },
         ),
