@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, sqrt
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, LR, WEIGHT_DECAY, decay_first, gradient
 from .moments import corrected_mean, correction, mean, mean_square
 
 __all__ = ["adabelief"]
@@ -25,14 +25,7 @@ INF = float("inf")
 @family(
     "adabelief",
     options=(
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "nesterov",
             {

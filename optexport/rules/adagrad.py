@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, sqrt, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import EPS, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import DECAY, EPS, LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["adagrad"]
 
@@ -31,14 +31,7 @@ INF = float("inf")
                 "from_one": "η / (1 + t·`lr_decay`) (ONNX with T = 1 first)",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "empty",
             {

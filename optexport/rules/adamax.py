@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, absolute, maximum
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, EPS, WEIGHT_DECAY, decay_first, gradient
 from .moments import correction, mean
 
 __all__ = ["adamax"]
@@ -34,14 +34,7 @@ INF = float("inf")
                 "accumulated": "|ĝ| + ε inside the maximum, and so in the state (PyTorch, Optax)",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
     ),
     hyperparameters=(
         Hyper("lr", 2e-3, -INF, INF, "learning rate of this step"),

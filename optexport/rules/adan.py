@@ -12,8 +12,8 @@ Xie et al. 2022, "Adan: Adaptive Nesterov Momentum Algorithm" (arXiv:2208.06677)
 from collections.abc import Mapping
 
 from ..ir import Value, sqrt, where
-from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, LR, WEIGHT_DECAY, decay_first, gradient
+from .base import Hyper, OptionValue, Slot, Update, family
+from .common import BETA, DECAY, EPS, LR, WEIGHT_DECAY, decay_first, gradient
 from .moments import correction, mean, mean_square
 
 __all__ = ["adan"]
@@ -21,16 +21,7 @@ __all__ = ["adan"]
 
 @family(
     "adan",
-    options=(
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) beside the update",
-            },
-        ),
-    ),
+    options=(DECAY,),
     hyperparameters=(
         LR,
         BETA("beta1", 0.98, "decay rate β1 of the mean"),

@@ -13,8 +13,8 @@ Descent", 2010).
 from collections.abc import Mapping
 
 from ..ir import Value, maximum
-from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import LR, WEIGHT_DECAY, gradient
+from .base import Hyper, OptionValue, Slot, Update, family
+from .common import L2_DECAY, LR, WEIGHT_DECAY, gradient
 
 __all__ = ["asgd"]
 
@@ -23,7 +23,7 @@ INF = float("inf")
 
 @family(
     "asgd",
-    options=(Option("decay", {"none": "no weight decay", "l2": "λw joins the gradient"}),),
+    options=(L2_DECAY,),
     hyperparameters=(
         LR,
         Hyper("lambd", 1e-4, -INF, INF, "λ0: decay term", 0.0),

@@ -13,9 +13,11 @@ from .base import Hyper, Option, OptionValue, Slot, Update
 
 __all__ = [
     "BETA",
+    "DECAY",
     "EPS",
     "GRADIENT_HYPERPARAMETERS",
     "GRADIENT_OPTIONS",
+    "L2_DECAY",
     "LR",
     "SHARED_SLOTS",
     "WEIGHT_DECAY",
@@ -31,6 +33,11 @@ WEIGHT_DECAY = Hyper(
     "weight_decay", 0.0, -INF, INF, "weight decay λ; what it multiplies is the option `decay`", 0.0
 )
 EPS = Hyper("eps", 1e-8, 0.0, INF, "ε; where it stands is the option `eps`", 0.0)
+
+
+L2_DECAY = Option("decay", {"none": "no weight decay", "l2": "λw joins the gradient"})
+# What `gradient` and `decay_first` do with weight decay; rules with a place of their own for it say more.
+DECAY = Option("decay", {**L2_DECAY.choices, "decoupled": "w·(1−ηλ) before the update"})
 
 
 def BETA(name: str, default: float, doc: str) -> Hyper:  # noqa: N802  (a constructor of hyperparameters)

@@ -9,15 +9,15 @@ Bernstein et al. 2020, "On the distance between two neural networks and the stab
 from collections.abc import Mapping
 
 from ..ir import Value, maximum, minimum, norm, sqrt, where
-from .base import Hyper, Option, OptionValue, Update, family
-from .common import LR, WEIGHT_DECAY, gradient
+from .base import Hyper, OptionValue, Update, family
+from .common import L2_DECAY, LR, WEIGHT_DECAY, gradient
 
 __all__ = ["fromage"]
 
 
 @family(
     "fromage",
-    options=(Option("decay", {"none": "no weight decay", "l2": "λw joins the gradient"}),),
+    options=(L2_DECAY,),
     hyperparameters=(
         LR,
         Hyper("min_norm", 1e-6, 0.0, float("inf"), "smallest norm of a tensor", 0.0),

@@ -11,15 +11,15 @@ Zheng & Kwok 2017, "Follow the Moving Leader in Deep Learning", ICML, algorithm 
 from collections.abc import Mapping
 
 from ..ir import Value, sqrt
-from .base import Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, LR, WEIGHT_DECAY, gradient
+from .base import OptionValue, Slot, Update, family
+from .common import BETA, EPS, L2_DECAY, LR, WEIGHT_DECAY, gradient
 
 __all__ = ["ftml"]
 
 
 @family(
     "ftml",
-    options=(Option("decay", {"none": "no weight decay", "l2": "λw joins the gradient"}),),
+    options=(L2_DECAY,),
     hyperparameters=(
         LR,
         BETA("beta1", 0.6, "decay rate β1 of past losses"),

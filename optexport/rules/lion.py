@@ -9,8 +9,8 @@ Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (arXiv:2302.06
 from collections.abc import Mapping
 
 from ..ir import Value, sign
-from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, WEIGHT_DECAY, decay_first, gradient
+from .base import Hyper, OptionValue, Slot, Update, family
+from .common import BETA, DECAY, WEIGHT_DECAY, decay_first, gradient
 from .moments import mean
 
 __all__ = ["lion"]
@@ -20,16 +20,7 @@ INF = float("inf")
 
 @family(
     "lion",
-    options=(
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) beside the update",
-            },
-        ),
-    ),
+    options=(DECAY,),
     hyperparameters=(
         Hyper("lr", 1e-4, -INF, INF, "learning rate of this step"),
         BETA("beta1", 0.9, "share β1 of the mean in the sign"),

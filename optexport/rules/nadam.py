@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from ..ir import FLOAT32, FLOAT64, Value, cast
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, EPS, WEIGHT_DECAY, decay_first, gradient
 from .moments import corrected_mean, mean, mean_square, root
 
 __all__ = ["nadam"]
@@ -43,14 +43,7 @@ INF = float("inf")
                 True: "ψ is the hyperparameter `momentum_decay`",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "eps_root",
             {

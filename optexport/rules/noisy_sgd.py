@@ -9,8 +9,8 @@ Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep 
 from collections.abc import Mapping
 
 from ..ir import Value, sqrt
-from .base import Hyper, Option, OptionValue, Update, family
-from .common import LR, WEIGHT_DECAY, decay_first, gradient
+from .base import Hyper, OptionValue, Update, family
+from .common import DECAY, LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["noisy_sgd"]
 
@@ -19,16 +19,7 @@ INF = float("inf")
 
 @family(
     "noisy_sgd",
-    options=(
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) beside the update",
-            },
-        ),
-    ),
+    options=(DECAY,),
     hyperparameters=(
         LR,
         Hyper("noise_variance", 0.01, 0.0, INF, "variance ν of the first update's noise", 0.0),

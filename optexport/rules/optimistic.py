@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, EPS, LR, WEIGHT_DECAY, decay_first, gradient
 from .moments import corrected_mean, mean, mean_square, root
 
 __all__ = ["optimistic"]
@@ -30,14 +30,7 @@ INF = float("inf")
                 "nadam": "the same, with Nesterov's look ahead",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) beside the update",
-            },
-        ),
+        DECAY,
     ),
     hyperparameters=(
         LR,

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, sqrt, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, EPS, LR, WEIGHT_DECAY, decay_first, gradient
 from .moments import corrected_mean, correction, mean, mean_square, root
 
 __all__ = ["radam"]
@@ -44,14 +44,7 @@ INF = float("inf")
                 "given": "rectified where ρ ≥ `threshold` (Optax)",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "eps_root",
             {

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from ..ir import Value, sqrt
 from ..transforms import clip_value
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, EPS, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, EPS, LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["rmsprop"]
 
@@ -46,14 +46,7 @@ INF = float("inf")
                 "folded_positive": "the learning rate is inside the buffer, which is subtracted (Keras)",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "nesterov",
             {False: "the step is the buffer", True: "the step is u + μ·(new buffer), folded or not (Optax)"},

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, where
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import LR, WEIGHT_DECAY, decay_first, gradient
+from .common import DECAY, LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["sgd"]
 
@@ -46,14 +46,7 @@ __all__ = ["sgd"]
                 "not_first": "it takes (1−τ)ĝ, but ĝ whole at the first update",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
     ),
     hyperparameters=(
         LR,

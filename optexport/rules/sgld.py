@@ -8,15 +8,15 @@ Welling & Teh 2011, "Bayesian Learning via Stochastic Gradient Langevin Dynamics
 from collections.abc import Mapping
 
 from ..ir import Value, sqrt
-from .base import Option, OptionValue, Update, family
-from .common import LR, WEIGHT_DECAY, gradient
+from .base import OptionValue, Update, family
+from .common import L2_DECAY, LR, WEIGHT_DECAY, gradient
 
 __all__ = ["sgld"]
 
 
 @family(
     "sgld",
-    options=(Option("decay", {"none": "no weight decay", "l2": "λw joins the gradient"}),),
+    options=(L2_DECAY,),
     hyperparameters=(LR, WEIGHT_DECAY),
     slots=(),
     source="mxnet/optimizer/optimizer.py (SGLD)",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, sign
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import LR, WEIGHT_DECAY, decay_first, gradient
+from .common import DECAY, LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["signum"]
 
@@ -30,14 +30,7 @@ INF = float("inf")
                 "negated": "the sign of their negated running mean, which is added (MXNet)",
             },
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "wd_lh", {False: "nothing more", True: "w·(1−η·`wd_lh`) before the update (MXNet)"}, default=False
         ),

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from ..errors import HyperparameterError
 from ..ir import Value, max_axis, minimum, sqrt
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, LR, WEIGHT_DECAY, decay_first, gradient
 
 __all__ = ["MOST_AXES", "sm3"]
 
@@ -37,14 +37,7 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
         Option(
             "rank", {n: f"a parameter with {n} ax{'is' if n == '1' else 'es'}" for n in _RANKS}, default="2"
         ),
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
     ),
     hyperparameters=(
         LR,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from ..ir import Value, sign
 from .base import Hyper, Option, OptionValue, Slot, Update, family
-from .common import BETA, LR, WEIGHT_DECAY, decay_first, gradient
+from .common import BETA, DECAY, LR, WEIGHT_DECAY, decay_first, gradient
 from .moments import corrected_mean, mean, root
 
 __all__ = ["yogi"]
@@ -26,14 +26,7 @@ INF = float("inf")
 @family(
     "yogi",
     options=(
-        Option(
-            "decay",
-            {
-                "none": "no weight decay",
-                "l2": "λw joins the gradient",
-                "decoupled": "w·(1−ηλ) before the update",
-            },
-        ),
+        DECAY,
         Option(
             "eps_root",
             {
