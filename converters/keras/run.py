@@ -21,6 +21,7 @@ import numpy as np
 from optexport import source
 from optexport.dialects import find
 from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
+from optexport.parity.runs import Arrays, Snapshot, starting_state
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
@@ -37,9 +38,6 @@ if "KERAS_BACKEND" not in os.environ:
     os.environ["KERAS_BACKEND"] = _INSTALLED[0]
 
 import keras
-
-Arrays = Mapping[str, Any]
-Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
 
 
 def snapshots(
@@ -74,9 +72,7 @@ def snapshots(
     with _floats(dtype):
         run = _Run(kind() if len(spec.groups) == 1 else kind(names=list(params)), params, dtype)
         if slots is not None or steps is not None:
-            counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
-            start = {n: np.asarray(v) for n, v in params.items()}
-            _start(run, TrainingState(spec, start, slots or {}, counts))
+            _start(run, starting_state(spec, params, slots, steps))
     return run.steps(grads, own, lambda: _own_slots(run, spec))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from optexport import source
 from optexport.dialects import Native, find
 from optexport.errors import HyperparameterError
+from optexport.parity.runs import Arrays, Snapshot, starting_state
 from optexport.rules.base import Slot
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
@@ -26,9 +27,6 @@ from .emit import emit
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
 mx = import_mxnet()
-
-Arrays = Mapping[str, Any]
-Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
 
 
 def snapshots(
@@ -69,8 +67,7 @@ def snapshots(
     run = _Run(optimizer, params, dtype, lambda n: [s.name for s in spec.group(n).rule.slots])
     run.own = {n: {s.name: s for s in spec.group(n).rule.slots} for n in params}
     if slots is not None or steps is not None:
-        counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
-        run.start(TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots or {}, counts))
+        run.start(starting_state(spec, params, slots, steps))
     return run.steps(grads, lrs, noise if source.given(g.rule for g in spec.groups) else None)
 
 

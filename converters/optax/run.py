@@ -17,10 +17,10 @@ import optax.contrib
 from optexport import source
 from optexport.dialects import find
 from optexport.errors import CheckpointError, HyperparameterError, UnknownNameError
+from optexport.parity.runs import Arrays, Snapshot, counts_of, starting_state
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.files import map_file
-from optexport.state.training import TrainingState
 
 from ._msgpack import load_msgpack
 from .chain import ChainNative, normal, with_lr
@@ -29,9 +29,7 @@ from .optimizers.common import Each, OptaxNative, Ring, Shared
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
-Arrays = Mapping[str, Any]
 Slots = dict[str, dict[str, np.ndarray[Any, Any]]]
-Snapshot = tuple[dict[str, np.ndarray[Any, Any]], Slots]
 
 
 def native_snapshots(
@@ -278,12 +276,12 @@ def _start(
     spec: Spec, state: Any, params: Arrays, slots: Mapping[str, Arrays], steps: Mapping[str, int] | int | None
 ) -> Any:
     """``state`` with these slots and this count."""
-    counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
+    counts = counts_of(params, steps)
     if len(set(counts.values())) > 1:
         raise HyperparameterError(
             f"steps: expected one count for all parameters, found {counts}; Optax has one"
         )
-    full = TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots, counts)
+    full = starting_state(spec, params, slots, counts)
     new = {}
     for slot in state._fields[1:]:
         trees = {n: full.full_slots(n) for n in params}

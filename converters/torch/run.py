@@ -12,17 +12,14 @@ import torch
 
 from optexport import source
 from optexport.errors import CheckpointError, UnknownNameError
+from optexport.parity.runs import Arrays, Snapshot, starting_state
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
-from optexport.state.training import TrainingState
 
 from ._flat import spread
 from .emit import emit
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
-
-Arrays = Mapping[str, Any]
-Snapshot = tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, np.ndarray[Any, Any]]]]
 
 
 def snapshots(
@@ -53,15 +50,14 @@ def snapshots(
     groups = made.param_groups(tensors.items()) if hasattr(made, "param_groups") else list(tensors.values())
     optimizer = getattr(made, source.class_name(spec, None))(groups)
     if slots is not None or steps is not None:
-        counts = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(params, steps or 0)
-        start = TrainingState(spec, {n: np.asarray(v) for n, v in params.items()}, slots or {}, counts)
+        start = starting_state(spec, params, slots, steps)
         for name, tensor in tensors.items():
             full = start.full_slots(name)
             optimizer.state[tensor] = {
                 s.name: _tensor(full[s.name], dtype) if s.type.is_tensor else float(full[s.name])
                 for s in spec.group(name).rule.slots
             }
-            optimizer.state[tensor]["step"] = counts.get(name, 0)
+            optimizer.state[tensor]["step"] = start.steps.get(name, 0)
     rates = [[g.values(lr).get("lr") for g in spec.groups] for lr in lrs or [None] * len(grads)]
     taken = source.given(g.rule for g in spec.groups)
     given = {k: v for k, v in {"noise": noise, "hessian": hessian}.items() if v is not None and k in taken}
