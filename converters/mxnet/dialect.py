@@ -69,7 +69,7 @@ ABSENT = {
 
 # Classes whose state is one array rather than a tuple, and those that keep the master last.
 _BARE = {"sgd", "nag", "adagrad", "groupadagrad", "signum", "lbsgd", "lars"}
-_MASTER_LAST = {"sgd", "nag", "lbsgd", "lars"}
+_MASTER_LAST = {"sgd", "nag", "lars"}
 # Slots that do not start a state's tuple at its first item, and those that are in no file.
 _FIRST = {"dcasgd": 1}
 _IN_NO_FILE = {"lbsgd": ("cum_grad",)}

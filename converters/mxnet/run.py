@@ -169,6 +169,7 @@ class _Run:
         optimizer = self.updater.optimizer
         own = optimizer.lr
         draws: Sequence[Arrays | None] = noise or [None] * len(grads)
+        updated = "float32" if self._has_masters else self.dtype
         for gradients, lr, drawn in zip(grads, lrs or [None] * len(grads), draws, strict=True):
             # A loaded optimizer may have a scheduler, which MXNet lets nobody overrule.
             if lr is not None or optimizer.lr_scheduler is None:
@@ -176,7 +177,7 @@ class _Run:
             for index, (name, weight) in enumerate(self.weights.items()):
                 if name in gradients:
                     if drawn is not None:  # what an emitted optimizer reads
-                        optimizer.noise = {index: _array(drawn[name], self.dtype)}
+                        optimizer.noise = {index: _array(drawn[name], updated)}
                     with _drawing(None if drawn is None else drawn[name]):
                         self.updater(index, _array(gradients[name], self.dtype), weight)
             yield (
@@ -184,18 +185,20 @@ class _Run:
                 {n: self._slots(i, n) for i, n in enumerate(self.weights)},
             )
 
+    @property
+    def _has_masters(self) -> bool:
+        return self.dtype == "float16" and bool(self.updater.optimizer.multi_precision)
+
     def _slots(self, index: int, name: str) -> dict[str, np.ndarray[Any, Any]]:
         """The state of one index; a float32 master, where there is one, is slot ``master``."""
         optimizer, state = self.updater.optimizer, self.updater.states.get(index)
-        master = self.dtype == "float16" and optimizer.multi_precision
-        paths = slot_paths(type(optimizer).__name__, self.slots(name), master)
+        paths = slot_paths(type(optimizer).__name__, self.slots(name), self._has_masters)
         once = {s: np.asarray(getattr(optimizer, p[1:])) for s, p in paths.items() if p.startswith(".")}
         found = {slot: _at(state, path) for slot, path in paths.items() if slot not in once}
         # LBSGD keeps what it gathers on the optimizer: an array, or the number 0 after an update.
         for slot, value in getattr(optimizer, "cumgrads", {}).get(index, {}).items():
             if slot in self.slots(name):
-                weight = self.weights[name]
-                found[slot] = mx.nd.zeros_like(weight) if isinstance(value, int) else value
+                found[slot] = mx.nd.zeros_like(self.weights[name]) if isinstance(value, int) else value
         shapes = {s: slot.shape_for(self.shapes[name]) for s, slot in self.own.get(name, {}).items()}
         return {
             slot: a.asnumpy().reshape(shapes[slot]) if slot in shapes else _numpy(a, self.shapes[name])

@@ -17,6 +17,7 @@ class Row:
     """optimizer and its arguments; dtypes the framework can run it in; why the others are missing;
     amplification: condition number of the rule, with its reason; floor: an error of the framework's
     own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone;
+    floor16: the same, in runs of float16 parameters with float32 masters alone;
     shapes: of the parameters, the standard problem's where None; drop, spike: see `problem`."""
 
     optimizer: str
@@ -28,6 +29,7 @@ class Row:
     floor: float = 0.0
     steps: int = 30
     floor32: float = 0.0
+    floor16: float = 0.0
     shapes: Mapping[str, tuple[int, ...]] | None = None
     drop: float = 0.1
     spike: float = 8.0
@@ -49,7 +51,18 @@ class Row:
         return self.floor + (self.floor32 if dtype == "float32" else 0.0)
 
 
-_ROW = ("dtypes", "reason", "amplification", "floor", "steps", "floor32", "shapes", "drop", "spike")
+_ROW = (
+    "dtypes",
+    "reason",
+    "amplification",
+    "floor",
+    "steps",
+    "floor32",
+    "floor16",
+    "shapes",
+    "drop",
+    "spike",
+)
 
 
 def torch(name: str, desc: str, **arguments: Any) -> Row:

@@ -88,6 +88,7 @@ ROWS = (
         split=_split,
         validate=_check,
         note="with momentum_correction (the default) the first call after a change of the learning rate, "
-        "and no other, has its momentum multiplied by η_t/η_{t−1}; the rule leaves it out",
+        "and no other, has its momentum multiplied by η_t/η_{t−1}; the rule leaves it out; "
+        "with multi_precision both norms are of squares in float16, which vanish below 2⁻¹² and overflow above 255",
     ),
 )

@@ -45,6 +45,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("lars", {"momentum": 0.9, "eta": 0.1}),
     ("lars", {"momentum": 0.9, **FP16}),
     ("lbsgd", {"momentum": 0.9, "batch_scale": 2}),
+    ("lbsgd", {"momentum": 0.9, **FP16}),
+    ("lbsgd", FP16),
     ("dcasgd", {}),
     ("signum", {}),
     ("signum", {"momentum": 0.0, **FP16}),

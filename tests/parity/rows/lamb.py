@@ -6,13 +6,28 @@ from tests.parity.record import correction32, keras, mxnet, optax
 # 2⁻²⁴, half of that after the root, and an update is as long as η‖w‖, over all updates of a run.
 NORMS32 = 35 * 2.0**-24
 
+
+def norm16(rate: float, steps: int = 30) -> float:
+    """With masters the class squares the float16 parameters in float16: each is rounded by at most 2⁻¹¹
+    before and after, and by 2⁻²⁵ where the square is subnormal; a parameter that starts at 0 is as
+    small as the rate. A norm keeps half of that, and an update is as long as η‖w‖."""
+    return steps * rate * (3 * 2.0**-11 + 2.0**-25 / rate**2) / 2
+
+
 # A parameter that starts at 0 has no norm.
 SHAPES = {"w": (7, 5), "b": (5,), "zero": (4,)}
 # Its first update has no norm in it, so that nothing but the rounding of u to float32 is left to see.
 FIRST = {"shapes": {"zero": (4,)}, "steps": 1}
 
 ROWS = [
-    mxnet("lamb", "defaults", learning_rate=0.001, floor=0.03 * NORMS32, shapes=SHAPES),
+    mxnet(
+        "lamb",
+        "defaults",
+        learning_rate=0.001,
+        floor=0.03 * NORMS32,
+        floor16=norm16(0.001),
+        shapes=SHAPES,
+    ),
     mxnet(
         "lamb",
         "decay, clip, bounds",
@@ -26,6 +41,7 @@ ROWS = [
         lower_bound=0.5,
         upper_bound=2.0,
         floor=0.3 * NORMS32,
+        floor16=norm16(0.01),
         shapes=SHAPES,
     ),
     mxnet(

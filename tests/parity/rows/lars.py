@@ -5,6 +5,10 @@ from tests.parity.record import mxnet, optax
 # MXNet computes a layer's rate in float32: two sums of 35 squares, a product and a quotient.
 RATE32 = 40 * 2.0**-24
 
+# With masters the class squares the float16 parameters and gradients in float16: each parameter and each
+# square is rounded by at most 2⁻¹¹, half of which a norm keeps, and the rate is a quotient of two.
+RATE16 = 2.0**-10
+
 # A parameter that starts at 0 has no norm.
 SHAPES = {"w": (7, 5), "b": (5,), "zero": (4,)}
 
@@ -19,6 +23,7 @@ ROWS = [
         momentum_correction=False,
         shapes=SHAPES,
         floor=RATE32,
+        floor16=RATE16,
     ),
     mxnet(
         "lars",
@@ -32,8 +37,18 @@ ROWS = [
         clip_gradient=0.5,
         momentum_correction=False,
         floor=RATE32,
+        floor16=RATE16,
     ),
-    mxnet("lars", "no momentum", learning_rate=0.5, eta=0.1, eps=1e-2, shapes=SHAPES, floor=RATE32),
+    mxnet(
+        "lars",
+        "no momentum",
+        learning_rate=0.5,
+        eta=0.1,
+        eps=1e-2,
+        shapes=SHAPES,
+        floor=RATE32,
+        floor16=RATE16,
+    ),
     # The learning rate stays, so that the correction of momentum has nothing to correct.
     mxnet(
         "lars",
@@ -45,6 +60,7 @@ ROWS = [
         wd=0.1,
         drop=1.0,
         floor=RATE32,
+        floor16=RATE16,
     ),
     mxnet(
         "lars",
@@ -58,6 +74,7 @@ ROWS = [
         param_idx2name={0: "a_weight", 1: "a_gamma"},
         shapes={"a_weight": (7, 5), "a_gamma": (5,)},
         floor=RATE32,
+        floor16=RATE16,
     ),
     optax("lars", "small eps", learning_rate=0.1, eps=1e-2, shapes=SHAPES),
     optax(
