@@ -25,7 +25,7 @@ _MAX_INDEX = 64
 _STORED_AS = {"learning_rate": "lr", "param_idx2name": "idx2name"}
 
 # With a float16 weight, MXNet gives these (master, None): a tuple whose end holds no array.
-_STATELESS_BESIDE_MASTER = ("SGLD", "Signum")
+_STATELESS_BESIDE_MASTER = ("SGLD", "Signum", "LBSGD")
 
 
 def write(
