@@ -13,20 +13,12 @@ from .emitters import emit
 from .errors import CheckpointError, NamingError, UnknownNameError, VerdictError
 from .specs import Spec
 from .state import TrainingState, load, save
+from .state.formats import BUNDLE, find_format, formats
 from .state.lift import says_optimizer
-from .state.store import BUNDLE, detect, formats, is_named, read_native
+from .state.store import detect, is_named, read_native
 from .translation import LEVELS, Report, translate
 
 __all__ = ["Conversion", "convert"]
-
-_SUFFIXES = {
-    ".safetensors": BUNDLE,
-    ".pt": "torch",
-    ".pth": "torch",
-    ".states": "mxnet",
-    ".params": "mxnet",
-    ".h5": "keras",
-}
 
 
 @dataclass
@@ -81,8 +73,10 @@ def convert(
     start = time.perf_counter()
     from_format = from_format or detect(source)
     to_format = to_format or _by_suffix(target)
-    if to_format not in formats():
-        raise UnknownNameError(f"--to {to_format}: expected one of the formats {', '.join(formats())}")
+    if to_format not in formats(written=True):
+        raise UnknownNameError(
+            f"--to {to_format}: expected one of the formats {', '.join(formats(written=True))}"
+        )
     own, wanted = _sides(optimizers, from_format, to_format, source)
     state = load(
         source, format=from_format, model=model, names=names, optimizer=own, arguments=arguments, step=step
@@ -112,12 +106,17 @@ def convert(
 
 
 def _by_suffix(path: str) -> str:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in _SUFFIXES:
+    lower = os.path.basename(path).lower()
+    if lower.endswith(".safetensors"):
+        return BUNDLE
+    written = [f for f in formats(written=True) if f != BUNDLE]
+    fitting = [(s, f) for f in written for s in find_format(f).suffixes if lower.endswith(s)]
+    if not fitting:
         raise UnknownNameError(
-            f"{path}: the name does not tell the format; give it with --to, one of {', '.join(formats())}"
+            f"{path}: the name does not tell the format; give it with --to, one of "
+            f"{', '.join(formats(written=True))}"
         )
-    return _SUFFIXES[suffix]
+    return max(fitting, key=lambda f: len(f[0]))[1]
 
 
 def _sides(
@@ -125,15 +124,21 @@ def _sides(
 ) -> tuple[str | None, str | None]:
     """Which of the named optimizers is the source's and which the target's."""
     own = wanted = None
+    source_side, target_side = _framework(from_format), _framework(to_format)
     for name in optimizers:
         framework = name.partition(":")[0].lower()
-        home = {"onnxruntime": "onnx"}.get(framework, framework)
         # Where both sides are of one framework the name is the target's, unless the source needs it.
-        if home == from_format and (home != to_format or (own is None and _unsaid(source, from_format))):
+        if framework == source_side and (
+            framework != target_side or (own is None and _unsaid(source, from_format))
+        ):
             own = name
         else:
             wanted = name
     return own, wanted
+
+
+def _framework(fmt: str) -> str:
+    return "" if fmt == BUNDLE else find_format(fmt).framework
 
 
 def _unsaid(source: str, fmt: str) -> bool:
@@ -145,11 +150,12 @@ def _translated(
 ) -> tuple[TrainingState, Report]:
     if wanted is not None:
         return translate(state, wanted, allow=allow, lr=lr)
-    if to_format == BUNDLE or state.dialect.partition(":")[0] == to_format:
+    framework = _framework(to_format)
+    if to_format == BUNDLE or state.dialect.partition(":")[0] == framework:
         return state, Report("exact", source=state.dialect, target=state.dialect, warnings=state.warnings)
     best: tuple[int, str] | None = None
     reasons = []
-    for entry in natives()[to_format].values():
+    for entry in natives()[framework].values():
         if any(entry.family != g.rule.family for g in state.spec.groups):
             continue
         try:
@@ -164,7 +170,7 @@ def _translated(
         raise VerdictError(
             reasons[0]
             if reasons
-            else f"{state.dialect or 'this state'} to {to_format}: verdict none: {to_format} has no optimizer of this "
+            else f"{state.dialect or 'this state'} to {framework}: verdict none: {framework} has no optimizer of this "
             "family; write the rule itself with --emit-optimizer FILE"
         )
     return translate(state, best[1], allow=allow, lr=lr)
@@ -191,7 +197,8 @@ def _write_emitted(
     """Write the optimizer, then the state it goes on from; the optimizer's name."""
     from .state.files import told_of_writes, whole_or_nothing
 
-    if to_format != "mxnet":
+    framework = _framework(to_format)
+    if framework != "mxnet":
         state = state.without_masters()
     if to_format == BUNDLE:
         shapes = {n: state.shape(n) for n in state.names}
@@ -212,15 +219,17 @@ def _write_emitted(
         raise UnknownNameError(
             f"{path}: expected a name that Python can import, as in opt.py, found {stem!r}"
         )
-    emitter = converter(to_format, "emit")
+    emitter = converter(framework, "emit")
     text = emit(
-        state.spec, to_format, {n: s for n in state.names if (s := state.shape(n)) is not None} or None
+        state.spec, framework, {n: s for n in state.names if (s := state.shape(n)) is not None} or None
     )
     native = emitter.emitted_state(state, module=stem)
     with whole_or_nothing(path) as f:
         f.write(text.encode())
         with told_of_writes(_progress(state, on_size)):
-            converter(to_format, "checkpoint").write(native, target)
+            writer = find_format(to_format).write
+            assert writer is not None
+            writer(native, target)
     return f"{stem}.{native.optimizer}"
 
 

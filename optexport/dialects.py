@@ -237,9 +237,23 @@ def frameworks() -> Mapping[str, str]:
     return found
 
 
+def home(framework: str) -> str:
+    """The converter that serves a framework: its own, or that which lists its optimizers too
+    (``onnx`` serves ``onnxruntime``); the name itself where there is none."""
+    if framework in frameworks():
+        return framework
+    served = (
+        n
+        for n in sorted(frameworks())
+        for e in converter(n, "dialect").OPTIMIZERS
+        if e.framework == framework
+    )
+    return next(served, framework)
+
+
 def converter(framework: str, module: str) -> ModuleType:
     """``dialect``, ``checkpoint``, ``emit`` or ``run`` of a framework's converter."""
-    package = frameworks().get(framework)
+    package = frameworks().get(framework) or frameworks().get(home(framework))
     if package is None:
         raise UnknownNameError(
             f"unknown framework {framework!r}; expected one of {', '.join(sorted(natives()))}"

@@ -23,6 +23,7 @@ import numpy as np
 from optexport.errors import CheckpointError, OptexportError
 from optexport.rules import families
 from optexport.state.files import map_file, tell_write, whole_or_nothing
+from optexport.state.formats import Format
 from optexport.state.native import NativeGroup, NativeState, Weights
 
 from ._archive import Archive, is_archive
@@ -32,7 +33,7 @@ from ._positions import placed
 from .dialect import OPTIMIZERS
 from .optimizers.common import variable_order
 
-__all__ = ["POSITIONS", "read", "read_weights", "sniff", "write"]
+__all__ = ["FORMATS", "POSITIONS", "read", "read_weights", "sniff", "write"]
 
 PathLike = str | os.PathLike[str]
 VARIABLES = "optimizer/vars"
@@ -304,3 +305,17 @@ def _put(h5: Any, path: str, array: np.ndarray) -> None:
 
 def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+
+
+FORMATS = (
+    Format(
+        "keras",
+        "keras",
+        "a .weights.h5 file, or a .keras file to read",
+        sniff,
+        read,
+        read_weights,
+        write,
+        (".h5",),
+    ),
+)

@@ -15,6 +15,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.formats import Format
 from optexport.state.native import NativeGroup, NativeState, Weights
 from optexport.state.pickles import Record, loads
 from optexport.state.pickles.objects import brief
@@ -23,7 +24,7 @@ from . import _pickled as pickled
 from ._write import write, write_weights
 from .ndarray import LIST_MAGIC, DenseBudget, read_list, read_record
 
-__all__ = ["read", "read_weights", "sniff", "write", "write_weights"]
+__all__ = ["FORMATS", "read", "read_weights", "sniff", "write", "write_weights"]
 
 FORMAT = "mxnet-updater-pickle"
 STATES_ONLY = "mxnet-updater-pickle-states-only"
@@ -281,3 +282,17 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             )
         tensors[name] = array
     return Weights(tensors, ordered=True)
+
+
+FORMATS = (
+    Format(
+        "mxnet",
+        "mxnet",
+        "a .states file; weights are .params files",
+        sniff,
+        read,
+        read_weights,
+        write,
+        (".states", ".params"),
+    ),
+)

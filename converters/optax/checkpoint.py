@@ -17,6 +17,7 @@ import numpy as np
 from optexport.dialects import find
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file, whole_or_nothing
+from optexport.state.formats import Format
 from optexport.state.native import NativeGroup, NativeState, Weights
 
 from ._classes import FIELDS
@@ -25,7 +26,7 @@ from ._pickled import load_pickle, looks_like_pickle
 from ._tree import flat, nested, place
 from .optimizers.common import OptaxNative
 
-__all__ = ["read", "read_weights", "sniff", "write"]
+__all__ = ["FORMATS", "read", "read_weights", "sniff", "write"]
 
 PathLike = str | os.PathLike[str]
 
@@ -216,3 +217,17 @@ def _injected(tree: Any) -> Iterator[tuple[str, Any]]:
                     yield name, np.asarray(value).item()
         for value in tree.values():
             yield from _injected(value)
+
+
+FORMATS = (
+    Format(
+        "optax",
+        "optax",
+        "Flax' msgpack; a pickle to read",
+        sniff,
+        read,
+        read_weights,
+        write,
+        (".msgpack",),
+    ),
+)

@@ -17,9 +17,10 @@ from optexport.converters.torch._write import write_zip
 from optexport.converters.torch._zip import Archive, is_zip, load_zip
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file, whole_or_nothing
+from optexport.state.formats import Format
 from optexport.state.native import NativeState, Weights
 
-__all__ = ["read", "read_weights", "sniff", "write"]
+__all__ = ["FORMATS", "read", "read_weights", "sniff", "write"]
 
 PathLike = str | os.PathLike[str]
 
@@ -91,3 +92,17 @@ def _load(path: PathLike, verify: bool) -> tuple[Any, str]:
         return load_legacy(data, name), "torch-legacy"
     found = "an empty file" if not len(data) else f"a file that starts with {bytes(data[:8])!r}"
     raise CheckpointError(f"{name}: expected a file that torch.save wrote (zip or legacy), found {found}")
+
+
+FORMATS = (
+    Format(
+        "torch",
+        "torch",
+        "a file of torch.save, or a directory of distributed checkpoints",
+        sniff,
+        read,
+        read_weights,
+        write,
+        (".pt", ".pth"),
+    ),
+)

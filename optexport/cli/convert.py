@@ -17,7 +17,12 @@ __all__ = ["command"]
 @click.option(
     "--from", "from_format", metavar="FMT", help="Format of SOURCE, where it is not to be detected."
 )
-@click.option("--to", "to_format", metavar="FMT", help="Format of TARGET: torch, mxnet, bundle.")
+@click.option(
+    "--to",
+    "to_format",
+    metavar="FMT",
+    help="Format of TARGET, where its name does not tell: torch, mxnet, bundle, …",
+)
 @click.option(
     "--optimizer", multiple=True, metavar="FW:NAME",
     help="The target's optimizer; and the source's, where its file does not say.",

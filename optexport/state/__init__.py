@@ -1,6 +1,7 @@
 """Training states and the files they come from."""
 
-from .store import detect, formats, load, save
+from .formats import formats
+from .store import detect, load, save
 from .training import MASTER, TrainingState
 
 __all__ = ["MASTER", "TrainingState", "detect", "formats", "load", "save"]

@@ -7,36 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..dialects import converter, find, frameworks
-from ..errors import CheckpointError, HyperparameterError, NamingError, UnknownNameError
+from ..dialects import find
+from ..errors import CheckpointError, HyperparameterError, NamingError
 from . import bundle
 from .files import told_of_writes
+from .formats import BUNDLE, find_format, formats
 from .lift import arranged, lift, native_state
 from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
 from .native import NativeState, Weights
 from .training import TrainingState
 
 __all__ = ["detect", "formats", "load", "read_model", "read_native", "save"]
-
-BUNDLE = "bundle"
-
-
-def formats() -> list[str]:
-    """Names of the file formats that can be read and written."""
-    found = [BUNDLE]
-    for name in sorted(frameworks()):
-        try:
-            converter(name, "checkpoint")
-        except ModuleNotFoundError:
-            continue
-        found.append(name)
-    return found
-
-
-def _reader(fmt: str) -> Any:
-    if fmt not in formats():
-        raise UnknownNameError(f"unknown format {fmt!r}; expected one of {', '.join(formats())}")
-    return converter(fmt, "checkpoint")
 
 
 def detect(path: str) -> str:
@@ -50,7 +31,7 @@ def detect(path: str) -> str:
     if bundle.sniff(path):
         return BUNDLE
     for name in formats():
-        if name != BUNDLE and _reader(name).sniff(path):
+        if name != BUNDLE and find_format(name).sniff(path):
             return name
     raise CheckpointError(
         f"{path}: expected optimizer state in one of the formats {', '.join(formats())}; found none of them"
@@ -62,8 +43,10 @@ def read_native(path: str, fmt: str | None = None) -> NativeState:
     fmt = fmt or detect(path)
     if fmt == BUNDLE:
         raise CheckpointError(f"{path}: a bundle is no framework's own file; open it with load()")
-    native: NativeState = _reader(fmt).read(path)
-    return native
+    reader = find_format(fmt).read
+    if reader is None:
+        raise CheckpointError(f"{path}: the format {fmt} is only written, not read")
+    return reader(path)
 
 
 def read_model(path: str) -> Weights:
@@ -73,8 +56,10 @@ def read_model(path: str) -> Weights:
         CheckpointError: it is none.
     """
     fmt = detect(path)
-    weights: Weights = bundle.read_weights(path) if fmt == BUNDLE else _reader(fmt).read_weights(path)
-    return weights
+    reader = bundle.read_weights if fmt == BUNDLE else find_format(fmt).read_weights
+    if reader is None:
+        raise CheckpointError(f"{path}: expected a weights file; the format {fmt} holds no weights")
+    return reader(path)
 
 
 def load(
@@ -163,7 +148,7 @@ def save(
 ) -> None:
     """Write ``state``; the file appears whole or not at all.
 
-    format: ``bundle``, or a framework whose native optimizer the state is (see ``translate``).
+    format: ``bundle``, or a format of the framework whose native optimizer the state is (see ``translate``).
 
     Raises:
         CheckpointError: the state is another framework's. NamingError: its parameters have no names.
@@ -172,16 +157,20 @@ def save(
     if format == BUNDLE:
         bundle.write(state, path, on_tensor=on_tensor)
         return
-    writer = _reader(format)
+    kind = find_format(format)
+    if kind.write is None:
+        raise CheckpointError(
+            f"{path}: the format {format} is only read; expected one of {', '.join(formats(written=True))}"
+        )
     if not is_named(state):
         raise NamingError(
             f"{path}: parameters are known by index only ({', '.join(state.names[:4])}…); pass --model or --names"
         )
     native = native_state(state, path)
-    if native.framework != format:
+    if native.framework != kind.framework:
         raise CheckpointError(
-            f"{path}: expected state of a {format} optimizer, found {native.framework}:{native.optimizer}; "
+            f"{path}: expected state of a {kind.framework} optimizer, found {native.framework}:{native.optimizer}; "
             f"translate it first (translate(state, to='{format}:NAME'))"
         )
     with told_of_writes(on_tensor):
-        writer.write(native, path)
+        kind.write(native, path)
