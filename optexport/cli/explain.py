@@ -17,7 +17,10 @@ __all__ = ["command"]
 @click.option("--hyper", multiple=True, metavar="K=V", help="An argument of OPTIMIZER, as in momentum=0.9.")
 @json_option
 def command(optimizer: str, other: str | None, hyper: tuple[str, ...], as_json: bool) -> None:
-    """The maths of OPTIMIZER (a rule, or FRAMEWORK:NAME); with OTHER, the differences and the verdict."""
+    """The maths of OPTIMIZER (a rule, or FRAMEWORK:NAME); with OTHER, the differences and the verdict.
+
+    Exit code 1 where no translation exists."""
+    from ..errors import VerdictError
     from ..translation import explain
 
     arguments = key_values(hyper)
@@ -28,7 +31,14 @@ def command(optimizer: str, other: str | None, hyper: tuple[str, ...], as_json: 
     result = explain(optimizer, other, arguments)
     if as_json:
         print_json(result)
-        return
+    else:
+        _print_two(result)
+    if result.verdict == "none":
+        reason = "; ".join((*result.notes, *result.conditions))
+        raise VerdictError(f"{result.source} to {result.target}: verdict none: {reason}")
+
+
+def _print_two(result: Any) -> None:
     out = console()
     out.print(verdict_text(result.verdict), f"from {result.source} to {result.target}")
     for label, lines in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..rules import families
 from .moves import ANY, Maps, MoveInput, Situation, move
 
 __all__: list[str] = []
@@ -10,7 +11,12 @@ INF = float("inf")
 
 
 def _no_decay(at: Situation) -> bool:
-    return at.values.get("weight_decay", 0.0) == 0
+    return _one_decay(at) and at.values.get("weight_decay", 0.0) == 0
+
+
+def _one_decay(at: Situation) -> bool:
+    """A family whose tensors have decays of their own has moves of its own (Muon and its Adam)."""
+    return sum(name.endswith("weight_decay") for name in families()[at.family].hyperparameters) < 2
 
 
 @move("*", "decay of 0 is no decay", decay=(ANY, "none"), when=_no_decay)
@@ -19,7 +25,7 @@ def drop_zero_decay(x: MoveInput) -> Maps:
 
 
 def _add_decay(kind: str) -> None:
-    @move("*", "no decay is decay of 0", decay=("none", kind))
+    @move("*", "no decay is decay of 0", decay=("none", kind), when=_one_decay)
     def add_zero_decay(x: MoveInput) -> Maps:
         return {"hyper:weight_decay": x.tracer.const(0.0)}
 
@@ -33,7 +39,7 @@ for _kind in ("l2", "decoupled", "decoupled_last", "independent"):
     "decay is dropped",
     decay=(ANY, "none"),
     level="lossy",
-    when=lambda at: not _no_decay(at),
+    when=lambda at: _one_decay(at) and not _no_decay(at),
     dropped="weight_decay {weight_decay} (the target has no decay of this kind)",
 )
 def drop_decay(x: MoveInput) -> Maps:

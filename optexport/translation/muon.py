@@ -14,6 +14,30 @@ def _matrix(at: Situation) -> bool:
     return at.options["shape"] != "other"
 
 
+def _decay(at: Situation) -> float:
+    """The decay of this tensor: a matrix has Muon's, another parameter that of the Adam beside it."""
+    return at.values.get("weight_decay" if _matrix(at) else "adam_weight_decay", 0.0)
+
+
+@move("muon", "decay of 0 is no decay", decay=(ANY, "none"), when=lambda at: _decay(at) == 0)
+def drop_zero_decay(x: MoveInput) -> Maps:
+    return {}
+
+
+@move("muon", "no decay is decay of 0", decay=("none", "decoupled"))
+def add_zero_decay(x: MoveInput) -> Maps:
+    return {f"hyper:{name}": x.tracer.const(0.0) for name in ("weight_decay", "adam_weight_decay")}
+
+
+for _is, _name in ((True, "weight_decay"), (False, "adam_weight_decay")):
+
+    @move("muon", "decay is dropped", decay=(ANY, "none"), level="lossy",
+          when=lambda at, of=_is: _matrix(at) is of and _decay(at) != 0,
+          dropped=f"{_name} {{{_name}}} (the target has no decay of this kind)")  # fmt: skip
+    def drop_decay(x: MoveInput) -> Maps:
+        return {}
+
+
 _OTHERS = ("none", "adam", "nadam", "adam_hat")
 for _to in _OTHERS:
 

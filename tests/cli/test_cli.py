@@ -150,6 +150,7 @@ def test_explain_every_native_optimizer(run, optimizer):
     for other in ("torch:AdamW", "mxnet:sgd", "onnx:Adam"):
         two = run("explain", optimizer, other, "--json").json
         assert {"verdict", "conditions", "bound", "differences", "source", "target"} <= set(two)
+        assert run("explain", optimizer, other).code == (two["verdict"] == "none")
         assert two["verdict"] in LEVELS and (two["source"], two["target"]) == (optimizer, other)
         assert two["bound"] is None or isinstance(two["bound"], str)
         if optimizer == other:
@@ -171,6 +172,13 @@ def test_explain_two(run):
     text = run("explain", "torch:Adam", "mxnet:Adam").out
     assert text.startswith("bounded ") and found["bound"] in text
     assert run("explain", "torch:SGD", "mxnet:SGD", "--hyper", "momentum=0.9", "--json").json["conditions"]
+
+
+def test_explain_a_pair_that_no_map_joins(run):
+    found = run("explain", "torch:Adam", "mxnet:lamb")
+    reason = "torch:Adam is of the adam family, mxnet:lamb of the lamb family; no map joins them"
+    assert found.code == 1 and found.out.startswith("none ") and reason in " ".join(found.out.split())
+    assert found.err == f"optexport: torch:Adam to mxnet:lamb: verdict none: {reason}\n"
 
 
 def test_hyperparameters_are_read_as_python_writes_them(run):

@@ -48,11 +48,21 @@ FAMILIES = (
     *("adamax", "nadam", "radam", "yogi", "adabelief", "novograd", "lion"),
 )
 AROUND = {o.name for o in GRADIENT_OPTIONS if o.default is not None}
+
+
+def _has_its_own(family: str, general: Move) -> bool:
+    """Whether a family does with a move of its own what every other does with this one."""
+    return general.family == "*" and any(
+        m.family == family and (m.name, m.change) == (general.name, general.change) for m in moves(family)
+    )
+
+
 # What stands around a rule is the same around any; two rules show it, one that reads the step.
 CASES = [
     (f, m)
     for f in FAMILIES
     for m in moves(f)
+    if not _has_its_own(f, m)
     if (f in ("sgd", "adam") or not set(m.change) <= AROUND)
     and (f == "sgd" or m.maps.__name__ != "drop_uncounted_overflow")  # hardly an Adam does not read the step
 ]
