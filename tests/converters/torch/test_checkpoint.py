@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from optexport.converters.torch import _write
+from optexport.converters.torch import _pack
 from optexport.converters.torch._classes import optimizer_of
 from optexport.converters.torch.checkpoint import read, read_weights, sniff, write
 from optexport.errors import CheckpointError
@@ -266,7 +266,7 @@ def test_storages_are_stored_and_aligned(tmp_path):
 
 
 def test_large_files_use_zip64_fields(tmp_path, monkeypatch):
-    monkeypatch.setattr(_write, "ZIP64_FROM", 16)
+    monkeypatch.setattr(_pack, "ZIP64_FROM", 16)
     state = read(DATA / "torch" / "adam.pt")
     write(state, tmp_path / "out.pt")
     assert_same(state, read(tmp_path / "out.pt", verify=True))
