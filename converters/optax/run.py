@@ -70,7 +70,7 @@ def native_snapshots(
         slots: Slots = {}
         for run in runs:
             with _drawing(drawn, dtype):
-                run.update(gradients, lr)
+                run.update(gradients, lr, compiled=drawn is None)
             after |= run.parameters()
             slots |= run.slots()
         yield {n: after[n] for n in params}, slots
@@ -102,6 +102,17 @@ def _check_complete(params: Arrays, grads: Sequence[Arrays]) -> None:
                 )
 
 
+class _Update:
+    """A transformation's update of parameters and state, as it is and compiled."""
+
+    def __init__(self, transformation: optax.GradientTransformation) -> None:
+        def once(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+            updates, state = transformation.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        self.once, self.compiled = once, jax.jit(once)
+
+
 class _Native:
     """One real transformation, its parameters and its state."""
 
@@ -110,21 +121,29 @@ class _Native:
         assert isinstance(entry, OptaxNative)
         self.entry, self.arguments, self.dtype = entry, entry.complete(arguments), dtype
         self.count = 0
+        self.updates: dict[float | None, _Update] = {}
         with _width(dtype):
             self.params = {n: jnp.asarray(np.asarray(v), dtype) for n, v in params.items()}
             self.state = build(entry, self.arguments).init(self.params)
 
-    def update(self, grads: Arrays, lr: float | None) -> None:
-        arguments = dict(self.arguments)
-        if lr is not None and isinstance(self.entry, ChainNative):
-            arguments["links"] = with_lr(arguments["links"], lr, self.entry.rows)
-        elif lr is not None:
-            self.entry.links["lr"].write(arguments, lr)
+    def update(self, grads: Arrays, lr: float | None, compiled: bool = True) -> None:
+        """One update; compiled: as most users run it, once for each learning rate."""
+        made = self._made(lr)
         with _width(self.dtype):
-            made = {n: jnp.asarray(np.asarray(grads[n]), self.dtype) for n in self.params}
-            updates, self.state = build(self.entry, arguments).update(made, self.state, self.params)
-            self.params = optax.apply_updates(self.params, updates)
+            taken = {n: jnp.asarray(np.asarray(grads[n]), self.dtype) for n in self.params}
+            once = made.compiled if compiled else made.once
+            self.params, self.state = once(self.params, self.state, taken)
         self.count += 1
+
+    def _made(self, lr: float | None) -> _Update:
+        if lr not in self.updates:
+            arguments = dict(self.arguments)
+            if lr is not None and isinstance(self.entry, ChainNative):
+                arguments["links"] = with_lr(arguments["links"], lr, self.entry.rows)
+            elif lr is not None:
+                self.entry.links["lr"].write(arguments, lr)
+            self.updates[lr] = _Update(build(self.entry, arguments))
+        return self.updates[lr]
 
     def parameters(self) -> dict[str, np.ndarray[Any, Any]]:
         return {n: np.asarray(v) for n, v in self.params.items()}
@@ -180,7 +199,7 @@ def leaves(layout: Any, state: Any) -> Iterator[tuple[Any, Any]]:
             yield from leaves(inner, held)
     elif isinstance(layout, Mapping):
         held = state if isinstance(state, dict) else getattr(state, "_asdict", dict)()
-        if list(held) != list(layout):
+        if set(held) != set(layout):  # compiled code gives a dictionary back in the order of its keys
             raise HyperparameterError(
                 f"expected a state with the fields {', '.join(layout)}, found {', '.join(held)}"
             )

@@ -13,10 +13,6 @@ TINY = {
     "reason": "in float32 the tiny step's gradient loses its digits in Keras' difference",
 }
 
-# Optax compiles its iterations anew at every update. 13 of them still hold the zero step, the spike, the tiny
-# step, and the drop of the learning rate between.
-COMPILED = {"steps": 13}
-
 ROWS = [
     torch("Muon", "defaults", lr=0.001, shapes=MATRICES),
     # ε is no bfloat16, and lies among the lengths of the run's directions.
@@ -34,8 +30,8 @@ ROWS = [
         eps=6.1,
         shapes=MATRICES,
     ),
-    optax("muon", "defaults", learning_rate=0.01, shapes=SHAPES, **COMPILED),
-    optax("muon", "root eps", learning_rate=0.01, adam_eps_root=1e-3, shapes=SHAPES, **COMPILED),
+    optax("muon", "defaults", learning_rate=0.01, shapes=SHAPES),
+    optax("muon", "root eps", learning_rate=0.01, adam_eps_root=1e-3, shapes=SHAPES),
     optax(
         "muon",
         "decay, Adam's length",
@@ -51,7 +47,6 @@ ROWS = [
         ns_coeffs=(2.0, -1.5, 0.5),
         ns_steps=3,
         shapes=SHAPES,
-        **COMPILED,
     ),
     optax(
         "muon",
@@ -60,7 +55,6 @@ ROWS = [
         nesterov=False,
         adam_eps_root=1e-3,
         shapes=SHAPES,
-        **COMPILED,
     ),
     keras("Muon", "defaults", learning_rate=0.001, shapes=SHAPES, floor=NORM32 * 3.4445**5 * 0.001 * 0.53),
     keras(
