@@ -11,6 +11,7 @@ import numpy as np
 from optexport.converters.torch._classes import optimizer_of
 from optexport.converters.torch._tensors import Tensor
 from optexport.errors import CheckpointError
+from optexport.state.lazy import LazyArray
 from optexport.state.native import NativeGroup, NativeState, Weights
 from optexport.state.pickles import GlobalRef, PickledArray, Record
 from optexport.state.pickles.objects import brief
@@ -24,7 +25,7 @@ PREFIXES = ("module.", "_orig_mod.")
 
 
 def is_tensor(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray))
+    return isinstance(value, (Tensor, np.ndarray, LazyArray))
 
 
 def as_array(value: Any, where: str) -> np.ndarray:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optexport.converters.torch._tensors import CONSTRUCTORS, Storage, storage_of
 from optexport.errors import CheckpointError
-from optexport.state.pickles import loads
+from optexport.state.pickles import Constant, loads
 from optexport.state.pickles.objects import brief
 
 __all__ = ["Archive", "is_zip", "load_zip"]
@@ -30,6 +31,8 @@ _END64 = struct.Struct("<IQHHIIQQQQ")
 _CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
 _LOCAL = struct.Struct("<IHHHHHIIIHH")
 _FULL = 0xFFFFFFFF
+
+Constructors = Mapping[tuple[str, str], Callable[..., Any] | Constant]
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ def is_zip(data: memoryview) -> bool:
     return bytes(data[:4]) == b"PK\x03\x04"
 
 
-def load_zip(data: memoryview, file: str, *, verify: bool = False) -> Any:
-    """The object of a zip file, tensors as `Tensor`. verify: check every member's checksum.
+def load_zip(
+    data: memoryview, file: str, *, verify: bool = False, constructors: Constructors = CONSTRUCTORS
+) -> Any:
+    """The object of a zip file, tensors as `Tensor`.
+
+    verify: check every member's checksum. constructors: the closed list of what its pickle may name.
 
     Raises CheckpointError for anything that `torch.save` does not write.
     """
@@ -62,7 +69,7 @@ def load_zip(data: memoryview, file: str, *, verify: bool = False) -> Any:
         return storage
 
     pickled = archive.checked("data.pkl")
-    return loads(pickled, file=file, constructors=CONSTRUCTORS, persistent_load=resolve)
+    return loads(pickled, file=file, constructors=constructors, persistent_load=resolve)
 
 
 class Archive:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optexport.converters.torch._dcp import is_dcp, load_dcp
+from optexport.converters.torch._deepspeed import is_deepspeed, read_deepspeed, read_deepspeed_weights
 from optexport.converters.torch._interpret import native_state, native_weights
 from optexport.converters.torch._legacy import is_legacy, load_legacy
 from optexport.converters.torch._write import write_zip
@@ -104,5 +105,13 @@ FORMATS = (
         read_weights,
         write,
         (".pt", ".pth"),
+    ),
+    Format(
+        "deepspeed",
+        "torch",
+        "a directory of DeepSpeed: ZeRO 1, 2 and 3, universal",
+        is_deepspeed,
+        read_deepspeed,
+        read_deepspeed_weights,
     ),
 )
