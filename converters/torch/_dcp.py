@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import stat
@@ -16,6 +17,7 @@ from optexport.converters.torch._tensors import DTYPES, Tensor
 from optexport.converters.torch._zip import load_zip
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.lazy import lazy
 from optexport.state.pickles import BASICS, Constant, Record, loads, record
 from optexport.state.pickles.objects import brief
 
@@ -48,7 +50,7 @@ def is_dcp(path: str | os.PathLike[str]) -> bool:
 
 
 def load_dcp(folder: Path, *, verify: bool = False) -> dict[Any, Any]:
-    """The saved dict, nested as it was, with tensors as `Tensor` (one chunk) or assembled arrays.
+    """The saved dict, nested as it was, with tensors as `Tensor` (one chunk) or arrays that are put together when needed.
 
     Raises CheckpointError if the index is malformed, names a file outside ``folder`` or a range
     outside its file, or if the chunks of a tensor do not cover it exactly.
@@ -88,6 +90,7 @@ class _Directory:
     def locations(self, stored: dict[Any, Any]) -> dict[tuple[str, Any], memoryview]:
         """(key, chunk offsets or None) -> the bytes of the item."""
         where: dict[tuple[str, Any], memoryview] = {}
+        spans: list[tuple[str, int, int]] = []
         for index, info in stored.items():
             fields = self.fields(index, "MetadataIndex")
             key, offset = fields.get("fqn"), fields.get("offset")
@@ -97,7 +100,16 @@ class _Directory:
                 )
             if (key, offset) in where:
                 raise CheckpointError(f"{self.file}/.metadata: {brief(key)} is stored twice")
-            where[key, offset] = self.range(key, self.fields(info, "_StorageInfo"))
+            place = self.fields(info, "_StorageInfo")
+            where[key, offset] = self.range(key, place)
+            spans.append((place["relative_path"], place["offset"], place["offset"] + place["length"]))
+        # One range for many items would make more memory out of a file than it has bytes.
+        for earlier, later in itertools.pairwise(sorted(spans)):
+            if earlier[0] == later[0] and later[1] < earlier[2]:
+                raise CheckpointError(
+                    f"{self.file}/.metadata: two items share bytes {later[1]} to {earlier[2]} of "
+                    f"{brief(later[0])}; refused"
+                )
         return where
 
     def range(self, key: str, info: dict[str, Any]) -> memoryview:
@@ -165,12 +177,20 @@ class _Directory:
         pieces = [self.chunk(key, dtype, offsets, sizes, where) for offsets, sizes in chunks]
         if len(pieces) == 1 and chunks[0][1] == size:
             return pieces[0]
-        whole = np.empty(size, dtype)
-        for (offsets, sizes), piece in zip(chunks, pieces, strict=True):
-            span = tuple(slice(start, start + length) for start, length in zip(offsets, sizes, strict=True))
-            whole[span] = piece
-        whole.flags.writeable = False
-        return whole
+        places = [
+            tuple(slice(start, start + length) for start, length in zip(offsets, sizes, strict=True))
+            for offsets, sizes in chunks
+        ]
+
+        def whole() -> np.ndarray:
+            array = np.empty(size, dtype)
+            for place, piece in zip(places, pieces, strict=True):
+                array[place] = piece
+            array.flags.writeable = False
+            return array
+
+        # Put together when somebody looks: one tensor of many ranks is in memory, not the checkpoint.
+        return lazy(size, dtype, whole)
 
     def chunk(
         self,

@@ -16,7 +16,7 @@ from optexport.state.native import NativeGroup, NativeState, Weights
 from optexport.state.pickles import GlobalRef, PickledArray, Record
 from optexport.state.pickles.objects import brief
 
-__all__ = ["as_array", "is_optimizer", "is_tensor", "native_state", "native_weights", "plain"]
+__all__ = ["as_array", "is_optimizer", "is_tensor", "native_state", "native_weights", "plain", "step_of"]
 
 WEIGHT_KEYS = (
     "model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights", "params",
@@ -29,7 +29,8 @@ def is_tensor(value: Any) -> bool:
 
 
 def as_array(value: Any, where: str) -> np.ndarray:
-    return value.array(where) if isinstance(value, Tensor) else value
+    array: np.ndarray = value.array(where) if isinstance(value, Tensor) else value
+    return array
 
 
 def is_optimizer(value: Any) -> bool:
@@ -259,10 +260,11 @@ def _entry(state: NativeState, key: str, entry: Any, file: str) -> None:
             state.warnings.append(f"{where} is {brief(value)}, not a tensor; it is kept aside")
     if slots:
         state.slots[key] = slots
-        state.steps[key] = _step(slots["step"], key, file) if "step" in slots else None
+        state.steps[key] = step_of(slots["step"], key, file) if "step" in slots else None
 
 
-def _step(value: np.ndarray, key: str, file: str) -> int:
+def step_of(value: np.ndarray, key: str, file: str) -> int:
+    """The count in a ``step`` slot; raises CheckpointError if it is no whole number from 0 up."""
     number = float(value.item()) if value.size == 1 else math.nan
     if not (math.isfinite(number) and number >= 0 and number.is_integer()):
         shown = number if value.size == 1 else f"an array of shape {value.shape}"

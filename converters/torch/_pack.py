@@ -15,6 +15,7 @@ import numpy as np
 
 from optexport.converters.torch._tensors import DTYPES, STORAGE_CLASSES
 from optexport.errors import CheckpointError
+from optexport.state.lazy import LazyArray
 from optexport.state.pickles import Global, Persistent, Reduce, dumps
 
 __all__ = ["Pack", "blocks", "dtype_name"]
@@ -43,6 +44,7 @@ def dtype_name(array: np.ndarray, what: str) -> str:
 
 def blocks(array: np.ndarray) -> Iterator[memoryview]:
     """The little-endian C-order bytes, a piece at a time; a copy only where they are not so already."""
+    array = np.asarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     flat = np.ascontiguousarray(array).reshape(-1)
@@ -59,19 +61,23 @@ class Pack:
         self.hooks = Reduce(Global("collections", "OrderedDict"))
 
     def tensor(self, array: np.ndarray, what: str) -> Reduce:
-        """A tensor of its own storage. A dense array keeps its strides, others become C order."""
-        array = np.asarray(array)
+        """A tensor of its own storage. A dense array keeps its strides, others become C order.
+
+        An array that is made when it is needed is made when it is written, and not kept.
+        """
+        array = array if isinstance(array, LazyArray) else np.asarray(array)
         name = dtype_name(array, what)
-        axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
-        if array.size == 0 or not array.transpose(axes).flags.c_contiguous:
-            axes = list(range(array.ndim))
+        axes = list(range(array.ndim))
+        if not isinstance(array, LazyArray) and array.size:
+            by_stride = sorted(axes, key=lambda axis: -array.strides[axis])
+            axes = by_stride if array.transpose(by_stride).flags.c_contiguous else axes
         strides = [0] * array.ndim
         step = 1
         for axis in reversed(axes):
             strides[axis] = step
             step *= max(1, array.shape[axis])
         key = str(len(self.storages))
-        self.storages.append(array.transpose(axes))
+        self.storages.append(array.transpose(axes) if axes != sorted(axes) else array)
         size = tuple(int(length) for length in array.shape)
         if name in _CLASS_OF:
             storage = Persistent(("storage", Global("torch", _CLASS_OF[name]), key, "cpu", int(array.size)))

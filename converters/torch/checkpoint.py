@@ -1,7 +1,8 @@
 """PyTorch files without PyTorch: optimizer state and weights, read by mapping and written whole.
 
 Reads what ``torch.save`` has written since 0.1.10 (zip and legacy), alone or inside a training
-checkpoint, and directories of ``torch.distributed.checkpoint``.
+checkpoint, directories of ``torch.distributed.checkpoint``, checkpoint folders of Hugging Face'
+Trainer, and safetensors files with the usual keys.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from optexport.converters.torch._dcp import is_dcp, load_dcp
 from optexport.converters.torch._deepspeed import is_deepspeed, read_deepspeed, read_deepspeed_weights
 from optexport.converters.torch._interpret import native_state, native_weights
 from optexport.converters.torch._legacy import is_legacy, load_legacy
+from optexport.converters.torch._safetensors import is_state, read_state, write_state
+from optexport.converters.torch._safetensors import read_weights as read_safetensors_weights
+from optexport.converters.torch._trainer import is_trainer, read_trainer, read_trainer_weights
 from optexport.converters.torch._write import write_zip
+from optexport.converters.torch._write_dcp import write_dcp
+from optexport.converters.torch._write_trainer import write_trainer
 from optexport.converters.torch._zip import Archive, is_zip, load_zip
 from optexport.errors import CheckpointError
-from optexport.state.files import map_file, whole_or_nothing
+from optexport.state.files import map_file, whole_or_nothing, whole_or_nothing_directory
 from optexport.state.formats import Format
 from optexport.state.native import NativeState, Weights
 
@@ -95,16 +101,80 @@ def _load(path: PathLike, verify: bool) -> tuple[Any, str]:
     raise CheckpointError(f"{name}: expected a file that torch.save wrote (zip or legacy), found {found}")
 
 
+def _is_file(path: str) -> bool:
+    return not os.path.isdir(path) and sniff(path)
+
+
+def _file(path: str) -> str:
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path}: is a directory; expected a file of torch.save")
+    return path
+
+
+def _directory(path: str) -> str:
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise CheckpointError(f"{path}: is a file; expected a directory of torch.distributed.checkpoint")
+    return path
+
+
+def _read_file(path: str, optimizer_key: str | None = None) -> NativeState:
+    return read(_file(path), optimizer_key=optimizer_key)
+
+
+def _read_directory(path: str, optimizer_key: str | None = None) -> NativeState:
+    return read(_directory(path), optimizer_key=optimizer_key)
+
+
+def _write_directory(state: NativeState, path: str) -> None:
+    with whole_or_nothing_directory(path) as folder:
+        write_dcp(folder, state)
+
+
+def _write_safetensors(state: NativeState, path: str) -> None:
+    with whole_or_nothing(path) as file:
+        write_state(file, path, state)
+
+
 FORMATS = (
     Format(
         "torch",
         "torch",
-        "a file of torch.save, or a directory of distributed checkpoints",
-        sniff,
-        read,
-        read_weights,
+        "a file of torch.save: an optimizer's state, a training checkpoint, Lightning's .ckpt",
+        _is_file,
+        _read_file,
+        lambda path: read_weights(_file(path)),
         write,
-        (".pt", ".pth"),
+        (".pt", ".pth", ".ckpt"),
+        keyed=True,
+    ),
+    Format(
+        "torch-dcp",
+        "torch",
+        "a directory of torch.distributed.checkpoint, of any number of ranks",
+        is_dcp,
+        _read_directory,
+        lambda path: read_weights(_directory(path)),
+        _write_directory,
+        keyed=True,
+    ),
+    Format(
+        "hf-trainer",
+        "torch",
+        "a checkpoint folder of Hugging Face' Trainer",
+        is_trainer,
+        read_trainer,
+        read_trainer_weights,
+        write_trainer,
+        keyed=True,
+    ),
+    Format(
+        "safetensors",
+        "torch",
+        "a safetensors file with PyTorch's slot names in its keys",
+        is_state,
+        read_state,
+        read_safetensors_weights,
+        _write_safetensors,
     ),
     Format(
         "deepspeed",

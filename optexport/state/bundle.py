@@ -1,161 +1,37 @@
 """The bundle: one ``.safetensors`` file with the manifest in its metadata.
 
-Tensors are named ``<param>`` and ``<param>/<slot>``. Written by a streaming writer of our own,
-because the library's takes every tensor in memory at once; opened and checked as the format's own
-library does. Equal states give equal bytes: tensors are in sorted order, the manifest is canonical.
+Tensors are named ``<param>`` and ``<param>/<slot>``. Equal states give equal bytes: tensors are
+in sorted order, the manifest is canonical.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import struct
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
 from ..rules import Rule
 from ..specs import Spec
-from .files import map_file, whole_or_nothing
+from .files import whole_or_nothing
 from .manifest import message_text, parse_message, spec_from_message, spec_to_message
 from .native import Weights
+from .safetensors import is_safetensors, is_text, metadata, read_tensors, tensor_bytes, write_tensors
 from .training import MASTER, TrainingState
 
 __all__ = ["digests", "read", "read_tensors", "read_weights", "sniff", "tensor_bytes", "write"]
 
 KEY = "optexport"
-# The reference implementation's cap.
-_MAX_HEADER = 100_000_000
-_DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "I16": np.int16,
-    "U16": np.uint16,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I32": np.int32,
-    "U32": np.uint32,
-    "F32": np.float32,
-    "F64": np.float64,
-    "I64": np.int64,
-    "U64": np.uint64,
-}
-_NAMES = {np.dtype(t): name for name, t in _DTYPES.items()}
-
-
-def tensor_bytes(array: np.ndarray) -> memoryview:
-    """Little-endian C-order bytes, without a copy where the array has them already."""
-    array = np.ascontiguousarray(array)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 def sniff(path: str) -> bool:
-    """Whether the file begins as a safetensors file."""
+    """Whether the file is a safetensors file with a bundle's manifest; False if it cannot be read."""
     try:
-        with open(path, "rb") as f:
-            head = f.read(9)
-            size = os.fstat(f.fileno()).st_size
-    except OSError:
+        return is_safetensors(path) and KEY in metadata(path)[1]
+    except CheckpointError:
         return False
-    return (
-        len(head) == 9
-        and head[8:9] == b"{"
-        and 2 <= struct.unpack("<Q", head[:8])[0] <= min(size - 8, _MAX_HEADER)
-    )
-
-
-def read_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors (mapped, read-only, in the file's order of bytes) and metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: not a valid safetensors file: header over its cap, holes or overlaps, an
-            unknown dtype, a shape that disagrees with the bytes, a name twice.
-    """
-    view = map_file(path)
-    header, start = _header(path, view)
-    meta = header.pop("__metadata__", {})
-    if not isinstance(meta, dict) or not all(isinstance(v, str) for v in meta.values()):
-        raise CheckpointError(f"{path}: expected text in __metadata__, found other values")
-    out, end = {}, 0
-    rows = [(name, *_row(path, name, row)) for name, row in header.items()]
-    for name, dtype, shape, first, last in sorted(rows, key=lambda r: (r[3], r[4])):
-        count = 1
-        for n in shape:
-            count *= n
-        if first != end:
-            raise CheckpointError(
-                f"{path}: tensor {name!r}: expected bytes from {end}, found {first}; holes and overlaps are refused"
-            )
-        if last - first != count * dtype.itemsize:
-            raise CheckpointError(
-                f"{path}: tensor {name!r}: shape {list(shape)} of {dtype.name} needs {count * dtype.itemsize} bytes, "
-                f"found {last - first}"
-            )
-        if start + last > len(view):
-            raise CheckpointError(
-                f"{path}: tensor {name!r} ends at byte {start + last} of {len(view)}; the file is truncated"
-            )
-        out[name] = np.frombuffer(view, dtype, count, start + first).reshape(shape)
-        end = last
-    if start + end != len(view):
-        raise CheckpointError(f"{path}: expected {start + end} bytes, found {len(view)}; the file has a tail")
-    return out, meta
-
-
-def _header(path: str, view: memoryview) -> tuple[dict[str, Any], int]:
-    if len(view) < 9:
-        raise CheckpointError(f"{path}: expected a safetensors file, found {len(view)} bytes")
-    (size,) = struct.unpack("<Q", view[:8])
-    if size > min(len(view) - 8, _MAX_HEADER):
-        raise CheckpointError(
-            f"{path}: declares a header of {size} bytes in a file of {len(view)}; truncated, or no safetensors file"
-        )
-
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise CheckpointError(f"{path}: a name occurs twice in the header")
-        return found
-
-    text = bytes(view[8 : 8 + size])
-    try:
-        if text[:1] != b"{":
-            raise ValueError
-        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: expected a safetensors header in JSON, found other bytes") from None
-    for name in header:
-        if not _is_text(name):
-            raise CheckpointError(
-                f"{path}: tensor {name!r}: expected a name in Unicode, found half a surrogate pair"
-            )
-    return header, 8 + size
-
-
-def _row(path: str, name: str, row: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    try:
-        kind, shape, (first, last) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
-        if isinstance(kind, str) and kind not in _DTYPES:
-            raise CheckpointError(
-                f"{path}: tensor {name!r}: unknown dtype {kind!r}; expected one of {', '.join(_DTYPES)}"
-            )
-        dtype = _DTYPES[kind]
-        if set(row) != {"dtype", "shape", "data_offsets"}:
-            raise ValueError
-        if not all(type(n) is int and n >= 0 for n in (*shape, first, last)) or last < first:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path}: tensor {name!r}: malformed entry in the header") from None
-    return np.dtype(dtype), shape, first, last
 
 
 def read_weights(path: str) -> Weights:
@@ -186,34 +62,13 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
                     f"{path}: parameter {key!r} and slot {slot!r} of {name!r} have one name; rename the parameter"
                 )
             tensors[key] = array
-    names = sorted(tensors)
-    entries, offset = {}, 0
-    for name in names:
-        array = tensors[name]
-        kind = _NAMES.get(array.dtype.newbyteorder("=") if array.dtype.byteorder == ">" else array.dtype)
-        if kind is None:
-            raise CheckpointError(f"{path}: tensor {name!r}: dtype {array.dtype} has no place in a bundle")
-        entries[name] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    header = {"__metadata__": {KEY: message_text(_manifest(state))}, **entries}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
     with whole_or_nothing(path) as f:
-        f.write(struct.pack("<Q", len(text)))
-        f.write(text)
-        for name in names:
-            f.write(tensor_bytes(tensors[name]))
-            if on_tensor is not None:
-                on_tensor(tensors[name].nbytes)
+        write_tensors(f, path, tensors, {KEY: message_text(_manifest(state))}, on_tensor)
 
 
 def _check_names(state: TrainingState, path: str) -> None:
     for name in state.names:
-        if name == "__metadata__" or not _is_text(name):
+        if name == "__metadata__" or not is_text(name):
             raise CheckpointError(
                 f"{path}: parameter {name!r}: a bundle cannot have this name; rename the parameter"
             )
@@ -221,14 +76,6 @@ def _check_names(state: TrainingState, path: str) -> None:
             raise CheckpointError(
                 f"{path}: parameter {name!r}: expected a step count ≥ 0, found {state.steps[name]}"
             )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _manifest(state: TrainingState) -> Any:

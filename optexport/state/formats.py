@@ -33,6 +33,7 @@ class Format:
     read: path -> NativeState, arrays mapped where the file allows it. None where it is only written.
     read_weights: path -> Weights, for ``--model``. None where the format never holds weights.
     write: NativeState, path -> nothing; the file or directory appears whole or not at all.
+    keyed: whether ``read`` takes ``optimizer_key``, which chooses one of several optimizers in a file.
     suffixes: of target names that mean this format (``".pt"``), lower case; a directory's end in "/".
     """
 
@@ -40,10 +41,11 @@ class Format:
     framework: str
     what: str
     sniff: Callable[[str], bool]
-    read: Callable[[str], NativeState] | None = None
+    read: Callable[..., NativeState] | None = None
     read_weights: Callable[[str], Weights] | None = None
     write: Callable[[NativeState, str], None] | None = None
     suffixes: tuple[str, ...] = ()
+    keyed: bool = False
 
 
 @lru_cache(maxsize=1)
