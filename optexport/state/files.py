@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import contextvars
 import mmap
@@ -9,13 +10,28 @@ import os
 import secrets
 import shutil
 import stat
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 from optexport.errors import CheckpointError
 
-__all__ = ["map_file", "tell_write", "told_of_writes", "whole_or_nothing", "whole_or_nothing_directory"]
+__all__ = [
+    "give_back",
+    "map_file",
+    "start_writing",
+    "tell_write",
+    "told_of_writes",
+    "whole_or_nothing",
+    "whole_or_nothing_directory",
+]
+
+# What is written is sent to the disk in pieces of this size, while the next is made.
+_SENT = 1 << 24
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -34,26 +50,90 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            _MAPPED.add(mapping)
+            return memoryview(mapping)
     except FileNotFoundError:
         raise CheckpointError(f"{os.fspath(path)}: no such file") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{os.fspath(path)}: cannot be read: {_reason(error)}") from None
 
 
+class _Mappings:
+    """The mappings that are alive, found by address."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.starts: list[int] = []
+        self.held: list[tuple[int, weakref.ref[mmap.mmap]]] = []
+
+    def add(self, mapping: mmap.mmap) -> None:
+        start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+        with self.lock:
+            alive = [i for i, (_, held) in enumerate(self.held) if held() is not None]
+            self.starts = [self.starts[i] for i in alive]
+            self.held = [self.held[i] for i in alive]
+            at = bisect.bisect(self.starts, start)
+            self.starts.insert(at, start)
+            self.held.insert(at, (len(mapping), weakref.ref(mapping)))
+
+    def find(self, address: int) -> tuple[mmap.mmap, int] | None:
+        """The mapping that this address is in, and where in it."""
+        with self.lock:
+            at = bisect.bisect(self.starts, address) - 1
+            if at < 0 or address >= self.starts[at] + self.held[at][0]:
+                return None
+            mapping, start = self.held[at][1](), self.starts[at]
+        return None if mapping is None else (mapping, address - start)
+
+
+_MAPPED = _Mappings()
+
+
+def give_back(array: np.ndarray) -> None:
+    """Let go of the memory under a contiguous array that is a view on a mapped file, if it is one.
+
+    The array stays good: whoever looks again has the pages read again.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED") or array.nbytes < mmap.PAGESIZE or array.flags.owndata:
+        return
+    found = _MAPPED.find(array.__array_interface__["data"][0])
+    if found is None:
+        return
+    mapping, start = found
+    # Its first page too, which ends the array before: arrays are taken in the file's order as a rule.
+    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+    stop = min((start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE, len(mapping))
+    if first < stop:
+        mapping.madvise(mmap.MADV_DONTNEED, first, stop - first)
+
+
+def start_writing(handle: int, start: int, size: int) -> None:
+    """Have the disk begin to write these bytes of an open file, without waiting for it."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(handle, start, size, os.POSIX_FADV_DONTNEED)
+
+
 _TELL: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar("tell", default=None)
 
 
 class _Told:
-    """A file whose writes are told as they are made."""
+    """A file whose writes are told as they are made, and sent to the disk as they add up."""
 
-    def __init__(self, file: BinaryIO, tell: Callable[[int], None]) -> None:
-        self._file, self._tell = file, tell
+    def __init__(self, file: BinaryIO, tell: Callable[[int], None] | None) -> None:
+        self._file, self._tell, self._unsent = file, tell, 0
 
     def write(self, data: bytes | memoryview) -> int:
         self._file.write(data)
         size = memoryview(data).nbytes
-        self._tell(size)
+        self._unsent += size
+        if self._unsent >= _SENT:
+            self._file.flush()
+            start_writing(self._file.fileno(), self._file.tell() - self._unsent, self._unsent)
+            self._unsent = 0
+        if self._tell is not None:
+            self._tell(size)
         return size
 
     def __getattr__(self, name: str) -> Any:
@@ -92,8 +172,7 @@ def whole_or_nothing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         # Opened like any new file, so that the user's umask decides who may read the result.
         with open(part, "xb") as file:
-            tell = _TELL.get()
-            yield file if tell is None else cast(BinaryIO, _Told(file, tell))
+            yield cast(BinaryIO, _Told(file, _TELL.get()))
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)

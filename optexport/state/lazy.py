@@ -52,7 +52,7 @@ class LazyArray:
         if order or any(n < 0 for n in wanted) or math.prod(wanted) != self.size:
             return self.__array__().reshape(*shape, **order)
         wanted = tuple(int(n) for n in wanted)
-        return LazyArray(wanted, self.dtype, lambda: self.__array__().reshape(wanted))
+        return LazyArray(wanted, self.dtype, lambda: self.__array__().reshape(wanted), self.pieces)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -90,4 +90,5 @@ def gathered(pieces: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
     shape = tuple(shape)
     if len(pieces) == 1:
         return pieces[0].reshape(shape)
-    return lazy(shape, pieces[0].dtype, lambda: np.concatenate(list(pieces)).reshape(shape))
+    made = LazyArray(shape, pieces[0].dtype, lambda: np.concatenate(list(pieces)).reshape(shape), pieces)
+    return cast(np.ndarray, made)
