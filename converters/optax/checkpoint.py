@@ -1,4 +1,4 @@
-"""Optax state in Flax' msgpack files and in pickles, without JAX, Flax or Optax.
+"""Optax state in Flax' msgpack files, in pickles and in Orbax' folders, without JAX, Flax, Orbax or Optax.
 
 A file holds a state's tree, alone or in a training state under ``opt_state`` beside ``params``. It
 names fields (``mu``, ``nu``, ``trace``), no transformation and no hyperparameter, except those of
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,15 @@ from optexport.state.native import NativeGroup, NativeState, Weights
 
 from ._classes import FIELDS
 from ._msgpack import encode, load_msgpack, looks_like_msgpack
+from ._orbax import is_orbax, load_orbax
+from ._orbax_write import write_folder
 from ._pickled import load_pickle, looks_like_pickle
 from ._tree import flat, nested, place
 from .optimizers.common import OptaxNative
 
-__all__ = ["FORMATS", "read", "read_weights", "sniff", "write"]
+__all__ = [
+    "FORMATS", "read", "read_orbax", "read_orbax_weights", "read_weights", "sniff", "write", "write_orbax",
+]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
 
@@ -79,8 +84,25 @@ def read(path: PathLike) -> NativeState:
     Raises:
         CheckpointError: the file is damaged, unsafe, or holds no optimizer's state.
     """
-    file = os.fspath(path)
     root, kind = _load(path)
+    return _native(root, kind, os.fspath(path))
+
+
+def read_orbax(path: PathLike) -> NativeState:
+    """As `read`, of an Orbax folder: an item's, a step's, or that of all steps, the newest then."""
+    root, warnings = load_orbax(path, (_STATE, _PARAMS, "step"))
+    out = _native(root, "orbax", os.fspath(path))
+    out.ordered, out.warnings = False, [*warnings, *out.warnings]
+    return out
+
+
+def read_orbax_weights(path: PathLike) -> Weights:
+    """As `read_weights`, of an Orbax folder; its leaves are sorted."""
+    root, _ = load_orbax(path, (_PARAMS,))
+    return replace(_weights(root, os.fspath(path)), ordered=False)
+
+
+def _native(root: Mapping[str, Any], kind: str, file: str) -> NativeState:
     tree = root.get(_STATE, root)
     out = NativeState("optax", kind, named=True)
     if not isinstance(tree, Mapping):
@@ -115,10 +137,13 @@ def read_weights(path: PathLike) -> Weights:
         CheckpointError: the file is damaged, or has no array.
     """
     root, _ = _load(path)
-    tree = root.get(_PARAMS, {} if _STATE in root else root)
-    found = dict(flat(tree))
+    return _weights(root, os.fspath(path))
+
+
+def _weights(root: Mapping[str, Any], file: str) -> Weights:
+    found = dict(flat(root.get(_PARAMS, {} if _STATE in root else root)))
     if not found:
-        raise CheckpointError(f"{os.fspath(path)}: expected parameters under {_PARAMS!r}, found none")
+        raise CheckpointError(f"{file}: expected parameters under {_PARAMS!r}, found none")
     return Weights(found, ordered=True)
 
 
@@ -134,6 +159,30 @@ def write(state: NativeState, path: PathLike, *, combined: bool = False) -> None
             stays as it was.
     """
     where = os.fspath(path)
+    if combined and not state.weights:
+        raise CheckpointError(f"{where}: a combined file was asked for and there are no weights")
+    tree = _whole_tree(state, where, combined)
+    with whole_or_nothing(path) as file:
+
+        def put(data: bytes) -> None:
+            file.write(data)
+
+        encode(tree, put)
+
+
+def write_orbax(state: NativeState, path: PathLike) -> None:
+    """Write an Orbax folder, which appears whole or not at all.
+
+    With the weights it is {"params", "opt_state", "step"}, else the state alone: what Orbax' checkpointers
+    restore into ``{"params": …, "opt_state": tx.init(params), "step": 0}``, or into ``tx.init(params)``.
+
+    Raises:
+        CheckpointError: as `write`; or ``path`` exists and is not empty.
+    """
+    write_folder(_whole_tree(state, os.fspath(path), bool(state.weights)), path)
+
+
+def _whole_tree(state: NativeState, where: str, combined: bool) -> dict[str, Any]:
     names = [n for g in state.groups for n in g.params]
     names = [n for n in state.weights if n in set(names)] or names
     counts = {state.steps.get(n) or 0 for n in names}
@@ -144,15 +193,8 @@ def write(state: NativeState, path: PathLike, *, combined: bool = False) -> None
     step = counts.pop() if counts else 0
     tree: Any = _tree(state, names, step, where)
     if combined:
-        if not state.weights:
-            raise CheckpointError(f"{where}: a combined file was asked for and there are no weights")
         tree = {_PARAMS: nested(state.weights, where), _STATE: tree, "step": step}
-    with whole_or_nothing(path) as file:
-
-        def put(data: bytes) -> None:
-            file.write(data)
-
-        encode(tree, put)
+    return tree  # type: ignore[no-any-return]
 
 
 def _tree(state: NativeState, names: list[str], step: int, where: str) -> Any:
@@ -229,5 +271,15 @@ FORMATS = (
         read_weights,
         write,
         (".msgpack",),
+    ),
+    Format(
+        "orbax",
+        "optax",
+        "a folder of Orbax: an item's, a step's, or that of all steps",
+        is_orbax,
+        read_orbax,
+        read_orbax_weights,
+        write_orbax,
+        (".orbax", ".orbax/"),
     ),
 )
