@@ -41,6 +41,8 @@ _HOME = {
     "lower_schedule": "schedules",
     "native": "specs",
     "native_schedule": "schedules",
+    "read_map": "state.name_map",
+    "rearrange": "state.rearrange",
     "save": "state",
     "schedule": "schedules",
     "spec": "specs",
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from .schedules import NativeCall, Schedule, lower_schedule, native_schedule, schedule, translate_schedule
     from .specs import Group, Spec, native, spec
     from .state import TrainingState, load, save
+    from .state.name_map import read_map
+    from .state.rearrange import rearrange
     from .translation import Report, lower, translate
 
 

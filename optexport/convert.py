@@ -15,7 +15,11 @@ from .specs import Spec
 from .state import TrainingState, load, save
 from .state.formats import BUNDLE, find_format, formats
 from .state.lift import says_optimizer
-from .state.store import detect, is_named, read_native
+from .state.matching import derive_map
+from .state.name_map import read_map, write_map
+from .state.native import Weights
+from .state.rearrange import rearrange
+from .state.store import detect, is_named, read_model, read_native
 from .translation import LEVELS, Report, translate
 
 __all__ = ["Conversion", "convert"]
@@ -23,7 +27,10 @@ __all__ = ["Conversion", "convert"]
 
 @dataclass
 class Conversion:
-    """What was done. Fields as in the command's JSON; ``optimizer`` is the target's."""
+    """What was done. Fields as in the command's JSON; ``optimizer`` is the target's.
+
+    fresh: parameters of the target that start without state. frozen: those that nothing trains.
+    """
 
     source: str
     target: str
@@ -39,6 +46,8 @@ class Conversion:
     warnings: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     written: list[str] = field(default_factory=list)
+    fresh: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
 
 def convert(
@@ -55,6 +64,12 @@ def convert(
     lr: float | None = None,
     allow: str | None = None,
     emit_optimizer: str | None = None,
+    map_file: str | None = None,
+    reverse_map: bool = False,
+    target_model: str | None = None,
+    layout: str | None = None,
+    write_map_file: str | None = None,
+    partial: bool = False,
     on_size: Callable[[int], Callable[[int], None]] | None = None,
 ) -> Conversion:
     """Convert a file.
@@ -65,6 +80,13 @@ def convert(
     allow: consent to ``bounded`` or ``lossy``.
     emit_optimizer: a file to write an optimizer to that computes the source's rule exactly; the
         state is then written for that optimizer.
+    map_file: which tensor of the target each of the source is, and how its axes stand (``read_map``).
+    reverse_map: it is of the way back.
+    target_model: the target's weights: names and shapes that the state must fit; without ``map_file``
+        the map is found from both files' values and shapes.
+    layout: the convention that the two models follow, where values do not tell (`matching.LAYOUTS`).
+    write_map_file: a file to write the map that was used to.
+    partial: consent to parameters that start fresh and to state that is left out.
     on_size: called with the number of bytes of state; what it returns is called as they are written.
 
     Raises:
@@ -86,6 +108,9 @@ def convert(
             f"{source}: parameters are known by index only, {', '.join(state.names[:4])}…; give their names with "
             "--model FILE (weights) or --names FILE (a list in the order the optimizer was given them)"
         )
+    state, moved = _rearranged(
+        state, model, map_file, reverse_map, target_model, layout, write_map_file, partial, allow
+    )
     if to_format == "mxnet" and target.endswith(".params"):
         new, report, name = _write_weights(state, target)
     elif emit_optimizer is not None:
@@ -95,14 +120,77 @@ def convert(
         new, report = _translated(state, to_format, wanted, allow, lr)
         save(new, target, format=to_format, on_tensor=_progress(new, on_size))
         name = new.dialect
+    report = _after(moved, report)
     carried = new.slots if new.slots else {"": new.params if name == "weights" else {}}
     sizes = [a.nbytes for s in carried.values() for a in s.values()]
     return Conversion(
         source, target, name, report.verdict, report.conditions, report.bound, report.bound_text, report.dropped,
         len(sizes), sum(sizes), round(time.perf_counter() - start, 6),
         [*new.warnings, *([] if name == "weights" else _advice(new, to_format, emit_optimizer))], report.notes,
-        [target, *([emit_optimizer] if emit_optimizer else [])],
+        [target, *([emit_optimizer] if emit_optimizer else []), *([write_map_file] if write_map_file else [])],
+        moved.fresh, moved.frozen,
     )  # fmt: skip
+
+
+def _rearranged(
+    state: TrainingState,
+    model: str | None,
+    map_file: str | None,
+    reverse: bool,
+    target_model: str | None,
+    layout: str | None,
+    write_to: str | None,
+    partial: bool,
+    allow: str | None,
+) -> tuple[TrainingState, Report]:
+    """The state for the target's model, by a map that is given or found."""
+    if map_file is None and target_model is None:
+        given = {"--layout": layout, "--write-map": write_to, "--reverse-map": reverse, "--partial": partial}
+        for option, value in given.items():
+            if value:
+                raise UnknownNameError(
+                    f"{option}: is of a map; expected --map FILE or --target-model FILE too, found none"
+                )
+        return state, Report("exact")
+    target = read_model(target_model) if target_model is not None else None
+    source = read_model(model) if model is not None else Weights(dict(state.params), True)
+    told: list[str] = []
+    if map_file is not None:
+        names = read_map(map_file).reversed() if reverse else read_map(map_file)
+    else:
+        assert target is not None
+        if not source.tensors:
+            raise NamingError(
+                f"{target_model}: the map is found from the weights of both models; pass the source's (--model FILE), or a "
+                "map (--map FILE)"
+            )
+        names, told = derive_map(
+            source, target, target_model or "", layout=layout, partial=partial, names=state.names
+        )
+        if write_to is not None:
+            about = (
+                f"from {os.path.basename(model or 'the source')} to {os.path.basename(target_model or '')}"
+            )
+            write_map(names, write_to, about)
+    return rearrange(
+        replace(state, warnings=(*state.warnings, *told)),
+        names,
+        source_model=source,
+        target_model=target,
+        partial=partial,
+        allow=allow,
+    )
+
+
+def _after(moved: Report, report: Report) -> Report:
+    """The report of both: names and layouts, then the rule."""
+    level = max(moved.verdict, report.verdict, key=LEVELS.index)
+    return replace(
+        report,
+        verdict=level,
+        dropped=(*moved.dropped, *report.dropped),
+        notes=(*moved.notes, *report.notes),
+    )
 
 
 def _by_suffix(path: str) -> str:

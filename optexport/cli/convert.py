@@ -32,6 +32,27 @@ __all__ = ["command"]
     "--model", metavar="FILE", help="A weights file: names (by shape) and values of the parameters."
 )
 @click.option(
+    "--map",
+    "map_file",
+    metavar="FILE",
+    help="Names and layouts of the target model: a map (docs/names-and-layouts.md).",
+)
+@click.option("--reverse-map", is_flag=True, help="The map is of the way back.")
+@click.option(
+    "--target-model",
+    metavar="FILE",
+    help="The target's weights: what the state must fit; finds the map where none is given.",
+)
+@click.option(
+    "--layout",
+    metavar="NAME",
+    help="What the axes of both models follow, where values do not tell: torch-to-keras, …",
+)
+@click.option("--write-map", metavar="FILE", help="Write the map that was found, to be checked.")
+@click.option(
+    "--partial", is_flag=True, help="Consent to parameters that start fresh and state that is left out."
+)
+@click.option(
     "--hyper", multiple=True, metavar="K=V", help="The source's arguments, where its file holds none."
 )
 @click.option(
@@ -55,6 +76,12 @@ def command(
     optimizer: tuple[str, ...],
     names: str | None,
     model: str | None,
+    map_file: str | None,
+    reverse_map: bool,
+    target_model: str | None,
+    layout: str | None,
+    write_map: str | None,
+    partial: bool,
     hyper: tuple[str, ...],
     step: int | None,
     lr: float | None,
@@ -79,6 +106,12 @@ def command(
             lr=lr,
             allow=allow,
             emit_optimizer=emit_optimizer,
+            map_file=map_file,
+            reverse_map=reverse_map,
+            target_model=target_model,
+            layout=layout,
+            write_map_file=write_map,
+            partial=partial,
             on_size=lambda n: stack.enter_context(progress("writing", n, as_json)),
         )
     if as_json:
@@ -94,6 +127,8 @@ def command(
     for label, lines in (
         ("condition", result.conditions),
         ("dropped", result.dropped),
+        ("fresh", result.fresh),
+        ("frozen", result.frozen),
         ("map", result.notes),
         ("note", result.warnings),
     ):

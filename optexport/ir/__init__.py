@@ -6,7 +6,7 @@ when two programs are the same rule, `printer` writes the maths, `wire` the byte
 emitters how a program may be scheduled.
 """
 
-from .analysis import Reach, dead_slots, reach
+from .analysis import Reach, axes_matter, dead_slots, reach, whole_tensor
 from .canonical import digest, fold, sweep
 from .check import check
 from .printer import equations
@@ -58,6 +58,7 @@ __all__ = [
     "Type",
     "Value",
     "absolute",
+    "axes_matter",
     "cast",
     "check",
     "cos",
@@ -90,4 +91,5 @@ __all__ = [
     "total_axis",
     "transpose",
     "where",
+    "whole_tensor",
 ]

@@ -13,7 +13,7 @@ from .ops import OPS
 from .program import Input, Program
 from .types import ARRAY
 
-__all__ = ["Reach", "dead_slots", "reach", "scalars"]
+__all__ = ["Reach", "axes_matter", "dead_slots", "reach", "scalars", "whole_tensor"]
 
 
 class Reach(Enum):
@@ -67,3 +67,40 @@ def dead_slots(program: Program) -> set[str]:
         grew = not names <= alive
         alive |= names
     return {o for o in program.outputs if o != "param"} - alive
+
+
+def axes_matter(program: Program) -> bool:
+    """Whether an axis of the parameter is told from another: a program that does not is the same on a
+    tensor whose axes stand in another order."""
+    live = [program.nodes[i] for i in program.used()]
+    return any(
+        n.op in ("mean_rest", "matmul", "transpose")
+        or (n.op in OPS and OPS[n.op].attr == "axis" and n.attr != "all")
+        for n in live
+    )
+
+
+def whole_tensor(program: Program, *outputs: str) -> dict[str, str]:
+    """What is computed from a whole parameter or along its axes: its name in the rule or its operator,
+    and what comes of it, ``scalar``, ``array`` or ``matrix``.
+
+    outputs: only what these depend on (default: all).
+
+    A program without any is the same on a parameter cut into pieces. A sum that only sums over the
+    group take in is the same however the group's parameters are cut.
+    """
+    live = program.used(*outputs)
+    readers: dict[int, set[str]] = {}
+    for i in live:
+        for a in program.nodes[i].args:
+            readers.setdefault(a, set()).add(program.nodes[i].op)
+    found: dict[str, str] = {}
+    for i in sorted(live):
+        node = program.nodes[i]
+        kind = OPS[node.op].result if node.op in OPS else ""
+        if kind not in ("scalar", "array", "matrix") or node.op == "push":
+            continue
+        if node.op == "sum" and readers.get(i) == {"group_sum"}:
+            continue
+        found.setdefault(node.label or node.op, kind)
+    return found

@@ -172,6 +172,13 @@ class Slot:
             return tuple(n if i == int(number) else 1 for i, n in enumerate(shape))
         return shape
 
+    def reduced(self, param: Sequence[int]) -> tuple[int, ...]:
+        """The axes of a parameter of this shape that it lacks, in order."""
+        kind, _, number = self.shape.partition(":")
+        if kind == "without":
+            return (_axis(number, tuple(param)),)
+        return tuple(i for i in range(len(param)) if i != int(number)) if kind == "only" else ()
+
     def dtype_for(self, param: Any) -> np.dtype[Any]:
         """Its dtype beside a parameter of this one."""
         if self.dtype == "param":

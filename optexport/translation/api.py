@@ -23,7 +23,10 @@ __all__ = ["Explanation", "Report", "explain", "lower", "translate"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a translation did. Fields as in `Verdict`; ``warnings`` are for the person who converts."""
+    """What was done to a state. Fields as in `Verdict`; ``warnings`` are for the person who converts.
+
+    fresh: parameters that start without state. frozen: tensors that carry none, as nothing trains them.
+    """
 
     verdict: str
     conditions: tuple[str, ...] = ()
@@ -34,6 +37,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     source: str = ""
     target: str = ""
+    fresh: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
 
 def translate(
