@@ -62,8 +62,12 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
                     f"{path}: parameter {key!r} and slot {slot!r} of {name!r} have one name; rename the parameter"
                 )
             tensors[key] = array
+
+    def meta(sums: Mapping[str, str]) -> dict[str, str]:
+        return {KEY: message_text(_manifest(state, sums))}
+
     with whole_or_nothing(path) as f:
-        write_tensors(f, path, tensors, {KEY: message_text(_manifest(state))}, on_tensor)
+        write_tensors(f, path, tensors, meta, on_tensor)
 
 
 def _check_names(state: TrainingState, path: str) -> None:
@@ -78,7 +82,8 @@ def _check_names(state: TrainingState, path: str) -> None:
             )
 
 
-def _manifest(state: TrainingState) -> Any:
+def _manifest(state: TrainingState, sums: Mapping[str, str]) -> Any:
+    """sums: sha256 of each tensor, by its name in the file."""
     from optexport.schemas import FORMAT_VERSION, message
 
     m = message("Manifest")(version=FORMAT_VERSION, dialect=state.dialect)
@@ -87,14 +92,14 @@ def _manifest(state: TrainingState) -> Any:
     for name in state.ordered_names:
         p = m.parameters.add(name=name, step=state.steps[name], carried=name in state.params)
         if name in state.params:
-            _describe(p.value, state.params[name])
+            _describe(p.value, state.params[name], sums[name])
         for slot, array in state.slots.get(name, {}).items():
-            _describe(p.slots[slot], array)
+            _describe(p.slots[slot], array, sums[f"{name}/{slot}"])
     return m
 
 
-def _describe(m: Any, array: np.ndarray) -> None:
-    m.dtype, m.sha256 = array.dtype.name, hashlib.sha256(tensor_bytes(array)).hexdigest()
+def _describe(m: Any, array: np.ndarray, sha256: str) -> None:
+    m.dtype, m.sha256 = array.dtype.name, sha256
     m.shape.extend(array.shape)
 
 

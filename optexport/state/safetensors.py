@@ -10,13 +10,14 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
 from .files import map_file
+from .stream import byte_blocks, write_summed
 
 __all__ = ["is_safetensors", "is_text", "metadata", "read_tensors", "tensor_bytes", "write_tensors"]
 
@@ -165,12 +166,14 @@ def write_tensors(
     file: BinaryIO,
     path: str,
     tensors: Mapping[str, np.ndarray],
-    meta: Mapping[str, str],
+    meta: Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]],
     on_tensor: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a safetensors file, one tensor after another in sorted order.
+    """Write a safetensors file, tensors in sorted order.
 
-    path: what to call the file in messages. on_tensor: called with the number of bytes of each tensor.
+    path: what to call the file in messages. meta: the metadata, or a function that makes it from the
+    sha256 of every tensor (64 digits each) and gives as many bytes whatever they are. on_tensor: called
+    with the number of bytes of each tensor.
 
     Raises:
         CheckpointError: a dtype that safetensors does not have, or a name that is no text.
@@ -191,16 +194,35 @@ def write_tensors(
             "data_offsets": [offset, offset + array.nbytes],
         }
         offset += array.nbytes
-    text = json.dumps(
-        {"__metadata__": dict(meta), **entries}, separators=(",", ":"), ensure_ascii=False
-    ).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)))
+    told = meta if callable(meta) else None
+
+    def header(sums: Mapping[str, str]) -> bytes:
+        held = dict(told(sums) if told is not None else cast(Mapping[str, str], meta))
+        text = json.dumps(
+            {"__metadata__": held, **entries}, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text
+
+    arrays = [tensors[name] for name in names]
+    if told is None:
+        file.write(header({}))
+        for array in arrays:
+            for block in byte_blocks(array):
+                file.write(block)
+            if on_tensor is not None:
+                on_tensor(array.nbytes)
+        return
+    # The sums stand before what they are the sums of, and are made while that is written.
+    start, blank = file.tell(), header(dict.fromkeys(names, "0" * 64))
+    file.write(blank)
+    sums = dict(zip(names, write_summed(file, arrays, on_tensor), strict=True))
+    end, text = file.tell(), header(sums)
+    if len(text) != len(blank):
+        raise AssertionError("metadata changed its length with the sums")
+    file.seek(start)
     file.write(text)
-    for name in names:
-        file.write(tensor_bytes(tensors[name]))
-        if on_tensor is not None:
-            on_tensor(tensors[name].nbytes)
+    file.seek(end)
 
 
 def is_text(name: str) -> bool:
