@@ -57,6 +57,7 @@ def convert(
     from_format: str | None = None,
     to_format: str | None = None,
     optimizers: tuple[str, ...] = (),
+    optimizer_key: str | None = None,
     model: str | None = None,
     names: str | Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -75,6 +76,7 @@ def convert(
     """Convert a file.
 
     optimizers: ``framework:name`` of the target and, where its file does not say, of the source.
+    optimizer_key: which optimizer of a source file with several (``"optimizer_states.0"``).
     arguments, step: what the source file does not hold (arguments in its framework's own names).
     lr: learning rate of the next step, where it is not the file's.
     allow: consent to ``bounded`` or ``lossy``.
@@ -99,10 +101,11 @@ def convert(
         raise UnknownNameError(
             f"--to {to_format}: expected one of the formats {', '.join(formats(written=True))}"
         )
-    own, wanted = _sides(optimizers, from_format, to_format, source)
+    own, wanted = _sides(optimizers, from_format, to_format, source, optimizer_key)
     state = load(
-        source, format=from_format, model=model, names=names, optimizer=own, arguments=arguments, step=step
-    )
+        source, format=from_format, model=model, names=names, optimizer=own, arguments=arguments, step=step,
+        optimizer_key=optimizer_key,
+    )  # fmt: skip
     if not is_named(state):
         raise NamingError(
             f"{source}: parameters are known by index only, {', '.join(state.names[:4])}…; give their names with "
@@ -208,7 +211,7 @@ def _by_suffix(path: str) -> str:
 
 
 def _sides(
-    optimizers: tuple[str, ...], from_format: str, to_format: str, source: str
+    optimizers: tuple[str, ...], from_format: str, to_format: str, source: str, key: str | None = None
 ) -> tuple[str | None, str | None]:
     """Which of the named optimizers is the source's and which the target's."""
     own = wanted = None
@@ -217,7 +220,7 @@ def _sides(
         framework = name.partition(":")[0].lower()
         # Where both sides are of one framework the name is the target's, unless the source needs it.
         if framework == source_side and (
-            framework != target_side or (own is None and _unsaid(source, from_format))
+            framework != target_side or (own is None and _unsaid(source, from_format, key))
         ):
             own = name
         else:
@@ -229,8 +232,8 @@ def _framework(fmt: str) -> str:
     return "" if fmt == BUNDLE else find_format(fmt).framework
 
 
-def _unsaid(source: str, fmt: str) -> bool:
-    return fmt != BUNDLE and not says_optimizer(read_native(source, fmt))
+def _unsaid(source: str, fmt: str, key: str | None) -> bool:
+    return fmt != BUNDLE and not says_optimizer(read_native(source, fmt, key))
 
 
 def _translated(

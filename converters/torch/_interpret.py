@@ -111,7 +111,7 @@ def _choose(root: Any, file: str, wanted: str | None) -> tuple[tuple[Any, ...], 
         )
     if len(found) > 1:
         listed = ", ".join(map(brief, found))
-        raise CheckpointError(f"{file}: holds {len(found)} optimizers, under {listed}; choose one by its key")
+        raise CheckpointError(f"{file}: holds {len(found)} optimizers, under {listed}; choose one by its key (--optimizer-key)")
     return next(iter(found.values()))
 
 

@@ -27,6 +27,7 @@ __all__ = ["command"]
     "--optimizer", multiple=True, metavar="FW:NAME",
     help="The target's optimizer; and the source's, where its file does not say.",
 )  # fmt: skip
+@click.option("--optimizer-key", metavar="KEY", help="Which optimizer of SOURCE, where it holds several.")
 @click.option("--names", metavar="FILE", help="Parameter names in the order the optimizer was given them.")
 @click.option(
     "--model", metavar="FILE", help="A weights file: names (by shape) and values of the parameters."
@@ -74,6 +75,7 @@ def command(
     from_format: str | None,
     to_format: str | None,
     optimizer: tuple[str, ...],
+    optimizer_key: str | None,
     names: str | None,
     model: str | None,
     map_file: str | None,
@@ -99,6 +101,7 @@ def command(
             from_format=from_format,
             to_format=to_format,
             optimizers=optimizer,
+            optimizer_key=optimizer_key,
             model=model,
             names=names,
             arguments=key_values(hyper) or None,

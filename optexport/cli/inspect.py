@@ -20,6 +20,7 @@ __all__ = ["command"]
 @click.option("--model", metavar="FILE", help="A weights file that gives parameters their names.")
 @click.option("--names", metavar="FILE", help="Parameter names in the optimizer's order.")
 @click.option("--optimizer", metavar="FW:NAME", help="The optimizer, where the file does not say.")
+@click.option("--optimizer-key", metavar="KEY", help="Which optimizer, where the file holds several.")
 @click.option("--quick", is_flag=True, help="Leave out hashes and norms, which read every byte.")
 @json_option
 def command(
@@ -28,13 +29,14 @@ def command(
     model: str | None,
     names: str | None,
     optimizer: str | None,
+    optimizer_key: str | None,
     quick: bool,
     as_json: bool,
 ) -> None:
     """Groups, slots, steps, sizes, norms, NaN and Inf counts and dead slots of PATH."""
     from ..state.inspect import inspect
 
-    found = inspect(path, format=fmt, model=model, names=names, optimizer=optimizer, quick=quick)
+    found = inspect(path, format=fmt, model=model, names=names, optimizer=optimizer, optimizer_key=optimizer_key, quick=quick)
     if as_json:
         print_json(found)
         return

@@ -67,10 +67,12 @@ def inspect(
     names: str | None = None,
     optimizer: str | None = None,
     quick: bool = False,
+    optimizer_key: str | None = None,
 ) -> Inspection:
     """Look at a file.
 
     quick: leave out what needs every byte to be read (hash, norm, NaN and Inf counts).
+    optimizer_key: which optimizer of a file with several, as the error about them lists it.
 
     Raises:
         CheckpointError, NamingError, UnknownNameError: as ``load``.
@@ -79,7 +81,7 @@ def inspect(
     if fmt == BUNDLE:
         return _of_bundle(path, quick)
     try:
-        native = read_native(path, fmt)
+        native = read_native(path, fmt, optimizer_key)
     except CheckpointError:
         weights = _weights_alone(path, quick)
         if weights is None:

@@ -38,15 +38,24 @@ def detect(path: str) -> str:
     )
 
 
-def read_native(path: str, fmt: str | None = None) -> NativeState:
-    """The native state of a framework's file, nothing interpreted."""
+def read_native(path: str, fmt: str | None = None, optimizer_key: str | None = None) -> NativeState:
+    """The native state of a framework's file, nothing interpreted.
+
+    optimizer_key: which optimizer of a file with several, as the error about them lists it.
+    """
     fmt = fmt or detect(path)
     if fmt == BUNDLE:
         raise CheckpointError(f"{path}: a bundle is no framework's own file; open it with load()")
     reader = find_format(fmt).read
     if reader is None:
         raise CheckpointError(f"{path}: the format {fmt} is only written, not read")
-    return reader(path)
+    if optimizer_key is None:
+        return reader(path)
+    if not find_format(fmt).keyed:
+        raise CheckpointError(
+            f"{path}: files of the format {fmt} hold one optimizer; leave the key {optimizer_key!r} out"
+        )
+    return reader(path, optimizer_key=optimizer_key)
 
 
 def read_model(path: str) -> Weights:
@@ -71,6 +80,7 @@ def load(
     optimizer: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     step: int | None = None,
+    optimizer_key: str | None = None,
 ) -> TrainingState:
     """The training state of a file, its tensors mapped, not read.
 
@@ -78,6 +88,7 @@ def load(
     names: parameter names in the order the optimizer was given them, or a file with them.
     format: where it is not to be detected.
     optimizer, arguments, step: what the file does not hold.
+    optimizer_key: which optimizer of a file with several (``"optimizer_states.0"``).
 
     Raises:
         CheckpointError, NamingError, UnknownNameError, HyperparameterError: one sentence on the cause.
@@ -96,7 +107,7 @@ def load(
         if listed is not None:
             state = state.renamed(names_from_list(state.ordered_names, listed, path))
         return _with_weights(state, weights, path) if weights is not None else state
-    native = read_native(path, fmt)
+    native = read_native(path, fmt, optimizer_key)
     if weights is not None:
         native.shapes = dict(parameters(weights))
     if optimizer is not None:
