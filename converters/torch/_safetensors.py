@@ -134,6 +134,8 @@ def read_state(path: str) -> NativeState:
             weights[key] = tensors[key]
     state.weights = _unprefixed(weights, None if not state.named else set(held))
     _groups(state, meta, path)
+    if "lr_scheduler" in meta:
+        state.extras["lr_scheduler"] = _json(meta["lr_scheduler"], "lr_scheduler", path)
     return state
 
 
@@ -155,6 +157,8 @@ def write_state(file: BinaryIO, path: str, state: NativeState) -> None:
     meta = {"format": "pt", "param_groups": json.dumps(groups)}
     if state.optimizer is not None:
         meta["optimizer"] = state.optimizer
+    if "lr_scheduler" in state.extras:
+        meta["lr_scheduler"] = json.dumps(state.extras["lr_scheduler"])
     write_tensors(file, path, tensors, meta)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from optexport.converters.torch._pack import Pack, dtype_name
 from optexport.converters.torch._write import state_dict
 from optexport.errors import CheckpointError
-from optexport.state.files import tell_write
+from optexport.state.files import whole_or_nothing
 from optexport.state.native import NativeState
 from optexport.state.pickles import Global, NewObj, Reduce, dumps
 
@@ -57,7 +57,7 @@ def write_dcp(folder: Path, state: NativeState) -> None:
     if "lr_scheduler" in state.extras:
         root["lr_scheduler"] = state.extras["lr_scheduler"]
     index = _Index()
-    with open(folder / _DATA, "xb") as file:
+    with whole_or_nothing(folder / _DATA) as file:
         for place, value in _leaves(root, ()):
             index.add(file, place, value)
     (folder / ".metadata").write_bytes(index.pickled())
@@ -103,7 +103,6 @@ class _Index:
             offset = _size((0,) * value.array.ndim)
             place = {"fqn": key, "index": 0, "offset": offset}
             length = pack.write(file, pack.tensor(value.array, value.what))
-            tell_write(value.array.nbytes)
         else:
             self.entries[key] = _made("BytesStorageMetadata")
             length = pack.write(file, value)
