@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from optexport.errors import CheckpointError
-from optexport.state.pickles import BASICS, NUMPY, Constant, GlobalRef, PickledArray, Record, loads, record
+from optexport.state.pickles import (
+    BASICS,
+    NUMPY,
+    Constant,
+    GlobalRef,
+    Limits,
+    PickledArray,
+    Record,
+    loads,
+    record,
+)
 from optexport.state.pickles.objects import brief
 
 from ._classes import FIELDS
@@ -44,6 +54,10 @@ CLOSED: Mapping[tuple[str, str], Callable[..., Any] | Constant] = _Listed(
 )
 
 
+# An array takes some thirty opcodes, and every value becomes an entry of a dictionary here.
+_LIMITS = Limits(opcodes=2_000_000)
+
+
 def looks_like_pickle(head: bytes) -> bool:
     """Whether a pickle names Optax early."""
     return head[:1] == b"\x80" and b"optax." in head
@@ -55,7 +69,7 @@ def load_pickle(data: memoryview, file: str) -> dict[str, Any]:
     Raises:
         CheckpointError: the pickle asks for anything but arrays and Optax' states, or is damaged.
     """
-    root = _plain(loads(data, file=file, constructors=CLOSED), file)
+    root = _plain(loads(data, file=file, constructors=CLOSED, limits=_LIMITS), file)
     if not isinstance(root, dict):
         raise CheckpointError(f"{file}: expected Optax state, found {brief(root)}")
     return root

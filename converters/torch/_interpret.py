@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,10 +86,10 @@ def native_weights(root: Any, file: str) -> Weights:
 
 
 def _optimizers(root: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    todo: list[tuple[tuple[Any, ...], Any]] = [((), root)]
+    todo: deque[tuple[tuple[Any, ...], Any]] = deque([((), root)])
     seen: set[int] = set()
     while todo:
-        path, value = todo.pop(0)
+        path, value = todo.popleft()
         if is_optimizer(value):
             yield path, value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
@@ -111,7 +112,9 @@ def _choose(root: Any, file: str, wanted: str | None) -> tuple[tuple[Any, ...], 
         )
     if len(found) > 1:
         listed = ", ".join(map(brief, found))
-        raise CheckpointError(f"{file}: holds {len(found)} optimizers, under {listed}; choose one by its key (--optimizer-key)")
+        raise CheckpointError(
+            f"{file}: holds {len(found)} optimizers, under {listed}; choose one by its key (--optimizer-key)"
+        )
     return next(iter(found.values()))
 
 

@@ -18,11 +18,12 @@ from optexport.state.pickles.reader import (
     loads,
     record,
 )
-from optexport.state.pickles.writer import Global, NewObj, Persistent, Reduce, dumps
+from optexport.state.pickles.writer import Bulk, Global, NewObj, Persistent, Reduce, dump, dumps
 
 __all__ = [
     "BASICS",
     "NUMPY",
+    "Bulk",
     "Constant",
     "Global",
     "GlobalRef",
@@ -33,6 +34,7 @@ __all__ = [
     "PickledArray",
     "Record",
     "Reduce",
+    "dump",
     "dumps",
     "load_at",
     "loads",

@@ -32,15 +32,18 @@ class Limits:
     depth: nesting of the result (and of open marks), so that callers may walk it recursively.
     integer_bytes: size of one integer.
     line: bytes of one text line (protocols 0 and 1, and global names).
-    expansion: how many times more values a walk that follows shared references may meet than the
-        pickle has opcodes; a million are always allowed.
+    made: containers and objects that are made, each of which takes far more memory than its opcode.
+
+    A walk that follows shared references may meet as many values as the pickle has opcodes; a million
+    are always allowed. The defaults are enough for 100 000 tensors, and keep what a file can ask for,
+    whatever its length, below 1 GB and a few seconds.
     """
 
-    opcodes: int = 20_000_000
+    opcodes: int = 5_000_000
     depth: int = 100
     integer_bytes: int = 4096
     line: int = 1 << 16
-    expansion: int = 16
+    made: int = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def check_shape(root: object, *, file: str, limits: Limits, opcodes: int) -> Non
     Containers can be shared through the memo, so both measures follow every reference, while this
     walk visits each container once and does not recurse.
     """
-    allowed = max(1_000_000, limits.expansion * opcodes)
+    allowed = max(1_000_000, opcodes)
     done: dict[int, tuple[int, int]] = {}
     open_: set[int] = set()
     containers = (dict, list, tuple, set, frozenset, Record)
@@ -172,6 +175,9 @@ def check_shape(root: object, *, file: str, limits: Limits, opcodes: int) -> Non
                 continue
             if id(child) in open_:
                 raise CheckpointError(f"{file}: the pickle holds a container that contains itself; refused")
+            if not child and not isinstance(child, Record):
+                depth, size = max(depth, 2), size + 1
+                continue
             known = done.get(id(child))
             if known is None:
                 stack.append((value, children, depth, size))

@@ -114,6 +114,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.count = 0
+        self.made = 0
         self.finished = False
 
     def run(self) -> Any:
@@ -133,6 +134,10 @@ class _Machine:
                     f"pickle opcode {name} is not needed by any checkpoint and is refused"
                     if name else f"0x{code:02x} is not a pickle opcode"
                 )  # fmt: skip
+            if code in _MAKES:
+                self.made += 1
+                if self.made > self.limits.made:
+                    self.fail(f"more than {self.limits.made} containers and objects")
             step(self)
         if len(self.stack) != 1 or self.marks:
             self.fail(f"the pickle ends with {len(self.stack)} values on its stack instead of 1")
@@ -478,6 +483,10 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
     ord("c"): _global, 0x93: _stack_global, ord("R"): _Machine.call, 0x81: _Machine.call,
     ord("b"): _Machine.build, ord("Q"): _persistent,
 }  # fmt: skip
+
+
+# GLOBAL too: a name that is not on the list is an object where it is not an error.
+_MAKES = frozenset((*b"}]tldcR", 0x8F, 0x85, 0x86, 0x87, 0x91, 0x93, 0x81))
 
 
 def _discard(items: list[Any]) -> None:

@@ -6,12 +6,13 @@ identity, sets are written sorted, and there are no frames.
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
-__all__ = ["Global", "NewObj", "Persistent", "Reduce", "dumps"]
+__all__ = ["Bulk", "Global", "NewObj", "Persistent", "Reduce", "dump", "dumps"]
 
 _BATCH = 1000
 
@@ -54,27 +55,46 @@ class Persistent:
     id: Any
 
 
+@dataclass(eq=False)
+class Bulk:
+    """Bytes that need not be in memory at once: ``size`` of them, in the pieces that ``pieces()`` gives."""
+
+    size: int
+    pieces: Callable[[], Iterable[bytes | memoryview]]
+
+
 def dumps(obj: Any, protocol: int = 2) -> bytes:
     """``obj`` as a pickle of ``protocol`` 2 to 5.
 
     Takes None, bool, int, float, str, bytes, bytearray, list, tuple, dict, set, frozenset and the
     markers of this module. Raises TypeError for anything else, ValueError for another protocol.
     """
+    out = io.BytesIO()
+    dump(obj, out, protocol)
+    return out.getvalue()
+
+
+def dump(obj: Any, file: BinaryIO, protocol: int = 2) -> None:
+    """Write ``obj`` to ``file`` as `dumps` has it, bulk data piece by piece."""
     if protocol not in (2, 3, 4, 5):
         raise ValueError(f"pickle protocol {protocol} is not written; choose 2 to 5")
-    writer = _Writer(protocol)
+    writer = _Writer(protocol, file)
     writer.out += bytes((0x80, protocol))
     writer.save(obj)
     writer.out += b"."
-    return bytes(writer.out)
+    writer.flush()
 
 
 class _Writer:
-    def __init__(self, protocol: int) -> None:
-        self.protocol = protocol
+    def __init__(self, protocol: int, file: BinaryIO) -> None:
+        self.protocol, self.file = protocol, file
         self.out = bytearray()
         self.memo: dict[Any, int] = {}
         self.alive: list[Any] = []  # an id is only good for as long as its object lives
+
+    def flush(self) -> None:
+        self.file.write(bytes(self.out))
+        self.out.clear()
 
     # -- memo ---------------------------------------------------------------------------------
 
@@ -119,6 +139,8 @@ class _Writer:
         key = ("id", id(obj))
         if kind is bytes or kind is bytearray:
             self.save_bytes(obj, key)
+        elif kind is Bulk:
+            self.save_bulk(obj, key)
         elif isinstance(obj, (Reduce, NewObj)):
             self.save_call(obj, key)
         elif kind is list:
@@ -175,16 +197,34 @@ class _Writer:
             spelt = Reduce(Global("_codecs", "encode"), (text, "latin1"))
             self.save_call(spelt if obj else Reduce(Global("builtins", "bytes")), key)
         else:
-            if len(obj) < 256:
-                self.out += b"C" + bytes((len(obj),))
-            elif len(obj) < 1 << 32:
-                self.out += b"B" + struct.pack("<I", len(obj))
-            elif self.protocol >= 4:
-                self.out += b"\x8e" + struct.pack("<Q", len(obj))
-            else:
-                raise ValueError("byte strings of 4 GiB and more need pickle protocol 4 or later")
+            self.length(len(obj))
             self.out += obj
             self.put(key, obj)
+
+    def save_bulk(self, obj: Bulk, key: Any) -> None:
+        """As the bytes themselves would be."""
+        if self.protocol < 3:
+            raise ValueError("bulk data needs pickle protocol 3 or later")
+        self.length(obj.size)
+        self.flush()
+        size = 0
+        for piece in obj.pieces():
+            self.file.write(piece)
+            size += len(piece)
+        if size != obj.size:
+            raise ValueError(f"bulk data of {obj.size} bytes came in {size}")
+        self.put(key, obj)
+
+    def length(self, size: int) -> None:
+        """The opcode before a byte string of this size."""
+        if size < 256:
+            self.out += b"C" + bytes((size,))
+        elif size < 1 << 32:
+            self.out += b"B" + struct.pack("<I", size)
+        elif self.protocol >= 4:
+            self.out += b"\x8e" + struct.pack("<Q", size)
+        else:
+            raise ValueError("byte strings of 4 GiB and more need pickle protocol 4 or later")
 
     def save_tuple(self, obj: tuple[Any, ...]) -> None:
         if not obj:
