@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ import numpy as np
 from optexport.errors import CheckpointError, NamingError
 from optexport.state.files import whole_or_nothing
 from optexport.state.native import NativeState
-from optexport.state.pickles import Global, NewObj, Reduce, dumps
+from optexport.state.pickles import Bulk, Global, NewObj, Reduce, dump
+from optexport.state.stream import byte_blocks
 
 from . import _pickled as pickled
-from .ndarray import needs_numpy_shape, pack_record, write_list
+from .ndarray import needs_numpy_shape, record_head, write_list
 
 __all__ = ["write", "write_weights"]
 
@@ -75,9 +77,8 @@ def write(
     root: Any = states
     if dump_optimizer:
         root = states, _optimizer(state, given, indexes, file, numpy_mode)
-    data = dumps(root, protocol=4)
     with whole_or_nothing(path) as out:
-        out.write(data)
+        dump(root, out, protocol=4)
 
 
 def _of_optimizer(state: NativeState, file: str) -> dict[str, float]:
@@ -139,8 +140,9 @@ def _indexes(state: NativeState, given: Mapping[str, Any], file: str) -> dict[st
 
 def _array(array: np.ndarray, where: str, numpy_mode: bool) -> Reduce:
     """A pickled NDArray; its bytes are what MXNet's C library saves and loads."""
-    payload = pack_record(array, where=where, numpy_shape=numpy_mode)
-    # Spelt out, as a bytearray object would be copied once more.
+    head = record_head(array, where=where, numpy_shape=numpy_mode)
+    # Taken from where it is, a block at a time, when the file is written.
+    payload = Bulk(len(head) + array.nbytes, lambda: itertools.chain((head,), byte_blocks(array)))
     handle = Reduce(Global("builtins", "bytearray"), (payload,))
     return Reduce(Global("mxnet.ndarray.ndarray", "NDArray"), (None,), state={"handle": handle})
 

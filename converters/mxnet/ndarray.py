@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from optexport.errors import CheckpointError
+from optexport.state.stream import byte_blocks
 
 __all__ = [
     "LIST_MAGIC",
@@ -24,6 +25,7 @@ __all__ = [
     "pack_record",
     "read_list",
     "read_record",
+    "record_head",
     "write_list",
 ]
 
@@ -292,11 +294,11 @@ def pack_record(array: np.ndarray, *, where: str, numpy_shape: bool = False) -> 
     numpy_shape: write V3 rather than V2. MXNet loads V3 in NumPy mode only, and V2 outside it only.
     Raises CheckpointError if MXNet has no such dtype, or no such shape outside NumPy mode.
     """
-    head, body = _record_parts(array, where, numpy_shape)
-    return b"".join((head, body))
+    return b"".join((record_head(array, where=where, numpy_shape=numpy_shape), *byte_blocks(array)))
 
 
-def _record_parts(array: np.ndarray, where: str, numpy_shape: bool) -> tuple[bytes, memoryview]:
+def record_head(array: np.ndarray, *, where: str, numpy_shape: bool = False) -> bytes:
+    """What stands in a record before the array's bytes; see `pack_record`."""
     dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
     flag = _WRITABLE.get(dtype)
     if flag is None:
@@ -311,10 +313,7 @@ def _record_parts(array: np.ndarray, where: str, numpy_shape: bool) -> tuple[byt
     if array.ndim > _MAX_DIMS:
         raise CheckpointError(f"{where}: {array.ndim} dimensions; expected at most {_MAX_DIMS}")
     head = struct.pack("<Iii", _V3 if numpy_shape else _V2, _DENSE, array.ndim)
-    head += struct.pack(f"<{array.ndim}q", *array.shape) + _CPU + struct.pack("<i", flag)
-    # Bytes rather than elements: the buffer protocol does not know bfloat16.
-    body = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
-    return head, body.data
+    return head + struct.pack(f"<{array.ndim}q", *array.shape) + _CPU + struct.pack("<i", flag)
 
 
 def write_list(
@@ -331,8 +330,9 @@ def write_list(
             raise CheckpointError(f"{where}: a name is {len(name)} bytes long; expected at most {_MAX_NAME}")
     file.write(struct.pack("<QQQ", LIST_MAGIC, 0, len(names)))
     for text, array in tensors.items():
-        for part in _record_parts(array, f"{where}: parameter {text!r}", numpy_shape):
-            file.write(part)
+        file.write(record_head(array, where=f"{where}: parameter {text!r}", numpy_shape=numpy_shape))
+        for block in byte_blocks(array):
+            file.write(block)
     file.write(struct.pack("<Q", len(names)))
     for name in names:
         file.write(struct.pack("<Q", len(name)) + name)

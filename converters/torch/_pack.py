@@ -17,8 +17,9 @@ from optexport.converters.torch._tensors import DTYPES, STORAGE_CLASSES
 from optexport.errors import CheckpointError
 from optexport.state.lazy import LazyArray
 from optexport.state.pickles import Global, Persistent, Reduce, dumps
+from optexport.state.stream import byte_blocks
 
-__all__ = ["Pack", "blocks", "dtype_name"]
+__all__ = ["Pack", "dtype_name"]
 
 _ROOT = "archive"
 _ALIGNMENT = 64
@@ -29,8 +30,6 @@ _FULL = 0xFFFFFFFF
 _DATE = 0x0021
 _UTF8 = 0x0800
 _CLASS_OF = {dtype: name for name, dtype in STORAGE_CLASSES.items()}
-# Small enough for a processor's cache: a block is summed and written while it is there.
-_BLOCK = 1 << 20
 
 
 def dtype_name(array: np.ndarray, what: str) -> str:
@@ -40,17 +39,6 @@ def dtype_name(array: np.ndarray, what: str) -> str:
         if known == dtype:
             return name
     raise CheckpointError(f"{what}: PyTorch has no dtype {array.dtype}")
-
-
-def blocks(array: np.ndarray) -> Iterator[memoryview]:
-    """The little-endian C-order bytes, a piece at a time; a copy only where they are not so already."""
-    array = np.asarray(array)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    flat = np.ascontiguousarray(array).reshape(-1)
-    raw = flat.view(np.uint8).data if flat.size else memoryview(b"")
-    for start in range(0, len(raw), _BLOCK):
-        yield raw[start : start + _BLOCK]
 
 
 class Pack:
@@ -103,7 +91,7 @@ class Pack:
         ):
             members.add(name, [memoryview(text)])
         for key, array in enumerate(self.storages):
-            members.add(f"data/{key}", blocks(array), array.nbytes)
+            members.add(f"data/{key}", byte_blocks(array), array.nbytes)
         members.add("version", [memoryview(b"3\n")])
         return members.end()
 

@@ -19,12 +19,20 @@ class LazyArray:
 
     Everything that NumPy takes it takes; any attribute beyond those that follow from shape and dtype
     makes the array first.
+
+    pieces: vectors that are the elements in C order, one after another; None where it is not made so.
     """
 
     __array_priority__ = 0.0
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], make: Callable[[], np.ndarray]) -> None:
-        self.shape, self.dtype, self._make = shape, np.dtype(dtype), make
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        make: Callable[[], np.ndarray],
+        pieces: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.shape, self.dtype, self._make, self.pieces = shape, np.dtype(dtype), make, pieces
 
     @property
     def ndim(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -18,7 +18,7 @@ import numpy as np
 from .files import give_back, start_writing
 from .lazy import LazyArray
 
-__all__ = ["BLOCK", "Stream", "byte_blocks", "elements", "write_summed"]
+__all__ = ["BLOCK", "byte_blocks", "elements", "write_summed"]
 
 BLOCK = 1 << 20
 # Two are enough where one core sums and the other writes; more only help small tensors.
@@ -61,16 +61,6 @@ def byte_blocks(array: np.ndarray, size: int = BLOCK) -> Iterator[memoryview]:
         if block.dtype.byteorder == ">":
             block = block.astype(block.dtype.newbyteorder("<"))
         yield block.view(np.uint8).data
-
-
-class Stream:
-    """Bytes that are not all in memory at once: their number, and how to get them in pieces."""
-
-    def __init__(self, size: int, pieces: Callable[[], Iterable[bytes | memoryview]]) -> None:
-        self.size, self.pieces = size, pieces
-
-    def __len__(self) -> int:
-        return self.size
 
 
 def write_summed(
