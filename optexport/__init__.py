@@ -24,6 +24,7 @@ _HOME = {
     "CheckpointError": "errors",
     "Group": "specs",
     "HyperparameterError": "errors",
+    "ModelError": "errors",
     "NamingError": "errors",
     "NativeCall": "schedules",
     "OptexportError": "errors",
@@ -47,6 +48,7 @@ _HOME = {
     "schedule": "schedules",
     "spec": "specs",
     "step": "reference",
+    "training_graph": "training",
     "translate": "translation",
     "translate_schedule": "schedules",
 }
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from .errors import (
         CheckpointError,
         HyperparameterError,
+        ModelError,
         NamingError,
         OptexportError,
         RuleError,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from .state import TrainingState, load, save
     from .state.name_map import read_map
     from .state.rearrange import rearrange
+    from .training import training_graph
     from .translation import Report, lower, translate
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CheckpointError",
     "HyperparameterError",
+    "ModelError",
     "NamingError",
     "OptexportError",
     "RuleError",
@@ -45,6 +46,10 @@ class HyperparameterError(OptexportError):
 
 class CheckpointError(OptexportError):
     """A file that is not what it claims to be, is damaged, or asks for something unsafe."""
+
+
+class ModelError(OptexportError):
+    """A forward model that no training graph can be made of as it stands; names the node or tensor."""
 
 
 class NamingError(OptexportError):

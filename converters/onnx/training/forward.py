@@ -1,0 +1,221 @@
+"""Taking a forward model in: which tensors train, what is constant, what an exporter has damaged.
+
+Nothing is guessed silently. Where a file does not say what is meant (weights that an exporter merged,
+batch normalisation that it froze, padding rows that it lost), the caller does, or gets an error that
+says how.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto as T
+from onnx import checker, inliner, numpy_helper, version_converter
+
+from optexport.errors import ModelError
+
+from . import passes
+from .tape import Tape
+
+__all__ = ["Forward", "Meant", "OPSET", "read_forward"]
+
+OPSET = 18  # the oldest operator set that training graphs are written in; newer models keep theirs
+# Names that exporters make up: of a constant of the model, or of a weight that they have transposed.
+_MADE_UP = re.compile(r"^(onnx::|val_\d|_val_|scalar_tensor|const|lifted_tensor|/)", re.IGNORECASE)
+_REAL = (T.FLOAT, T.DOUBLE, T.FLOAT16, T.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What the caller states about a model.
+
+    train, freeze: names or patterns (``"encoder.*"``) of the tensors that train or do not; None: all.
+    tied: tensors that several nodes share on purpose. frozen_rows: table -> rows that have no
+    gradient (``padding_idx``); an empty list says that there are none. batch_norm: whether batch
+    normalisation uses the batch's own statistics and moves the running ones, or only reads them.
+    dropout: probability by which dropout nodes are overruled; 0 switches them off, None keeps theirs.
+    expected: name -> shape of the parameters that the model must have, from its own framework.
+    """
+
+    train: Sequence[str] | None = None
+    freeze: Sequence[str] = ()
+    tied: Sequence[str] = ()
+    frozen_rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    batch_norm: Literal["train", "inference"] | None = None
+    dropout: float | None = None
+    expected: Mapping[str, Sequence[int]] | None = None
+
+
+@dataclass
+class Forward:
+    """A forward model on a tape.
+
+    data: the model's own inputs. outputs: its outputs. params: tensors that train; buffers: running
+    statistics that a step moves, and updates: buffer -> its new value. masked: parameter -> rows
+    without gradient. notes: one sentence each, for the person who trains.
+    """
+
+    tape: Tape
+    data: list[onnx.ValueInfoProto]
+    outputs: list[onnx.ValueInfoProto]
+    params: dict[str, np.ndarray]
+    buffers: dict[str, np.ndarray] = field(default_factory=dict)
+    updates: dict[str, str] = field(default_factory=dict)
+    masked: dict[str, Sequence[int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def load_model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
+    """The model, and what to call it. Raises ModelError: no ONNX file, or an invalid one."""
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return copy, "model"
+    path = os.fspath(model)
+    try:
+        return onnx.load(path), path
+    except OSError as e:
+        raise ModelError(f"{path}: expected an ONNX file, found {(e.strerror or str(e)).lower()}") from None
+    except Exception:
+        raise ModelError(f"{path}: expected an ONNX file, found something else") from None
+
+
+def read_forward(model: onnx.ModelProto | str | os.PathLike[str], meant: Meant) -> Forward:
+    """The model on a tape, constants folded, ready to be differentiated.
+
+    Raises:
+        ModelError: it is invalid, trains nothing, or leaves open what only the caller can say.
+    """
+    proto, where = load_model(model)
+    try:
+        checker.check_model(proto)
+        proto = inliner.inline_local_functions(proto)
+        version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+        if version < OPSET:
+            proto, version = version_converter.convert_version(proto, OPSET), OPSET
+    except ModelError:
+        raise
+    except Exception as e:
+        raise ModelError(f"{where}: expected a valid ONNX model; {' '.join(str(e).split())[:300]}") from None
+    values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+    data = [i for i in proto.graph.input if i.name not in values]
+    trained = _trained(proto, values, meant, where)
+    tape = Tape(version, _names(proto))
+    forward = Forward(tape, data, list(proto.graph.output), {n: values[n] for n in trained})
+    tape.constants = {n: a for n, a in values.items() if n not in forward.params}
+    passes.simplify(proto, tape, forward.params)
+    _check_sharing(tape, forward, meant, where)
+    _check_padding(tape, forward, meant, where)
+    passes.lower_batch_norm(forward, meant.batch_norm, where)
+    passes.lower_dropout(forward, meant.dropout)
+    return forward
+
+
+def _names(proto: onnx.ModelProto) -> set[str]:
+    g = proto.graph
+    held = {i.name for i in (*g.input, *g.initializer)}
+    return held | {o for n in g.node for o in n.output} | {i for n in g.node for i in n.input}
+
+
+def _statistics(proto: onnx.ModelProto) -> set[str]:
+    return {n.input[i] for n in proto.graph.node if n.op_type == "BatchNormalization" for i in (3, 4)}
+
+
+def _trained(
+    proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Meant, where: str
+) -> list[str]:
+    """Names of the tensors that train, in the file's order."""
+    statistics = _statistics(proto)
+    real = {i.name for i in proto.graph.initializer if i.data_type in _REAL} - statistics
+    for kind, patterns in (("train", meant.train or ()), ("freeze", meant.freeze)):
+        for pattern in patterns:
+            if not any(fnmatchcase(n, pattern) for n in real):
+                raise ModelError(
+                    f"{where}: {kind}: {pattern!r} expected a tensor of the model, found none; it has {_some(real)}"
+                )
+    _check_expected(values, real, meant, where)
+    if meant.train is not None:
+        wanted = [n for n in values if n in real and _any(n, meant.train) and not _any(n, meant.freeze)]
+    elif meant.expected is not None:
+        wanted = [n for n in values if n in meant.expected and not _any(n, meant.freeze)]
+    else:
+        open_ = [n for n in values if n in real and values[n].ndim and not _any(n, meant.freeze)]
+        unclear = [n for n in open_ if _MADE_UP.match(n)]
+        if unclear:
+            raise ModelError(
+                f"{where}: {_some(unclear)}: names that an exporter made up, of constants or of weights that it "
+                "transposed or merged; export with optimize=False, or say which tensors train (train=) or do not (freeze=)"
+            )
+        wanted = open_
+    if not wanted:
+        raise ModelError(f"{where}: expected a tensor that trains, found none among {_some(real) or 'no tensors'}")
+    return wanted
+
+
+def _check_expected(values: Mapping[str, np.ndarray], real: set[str], meant: Meant, where: str) -> None:
+    for name, shape in (meant.expected or {}).items():
+        if name not in real:
+            raise ModelError(
+                f"{where}: parameter {name!r}: expected a tensor of this name, found none; exporters merge equal "
+                "weights and transpose others, export with optimize=False; a tied weight has one of its two names"
+            )
+        found = values[name].shape
+        if tuple(shape) != found:
+            turned = "; the exporter transposed it" if tuple(shape) == found[::-1] else ""
+            raise ModelError(
+                f"{where}: parameter {name!r}: expected shape {list(shape)}, found {list(found)}{turned}"
+            )
+
+
+def _check_sharing(tape: Tape, forward: Forward, meant: Meant, where: str) -> None:
+    readers: Counter[str] = Counter(i for n in tape.nodes for i in set(n.input) if i in forward.params)
+    for name, count in readers.items():
+        if count > 1 and not _any(name, meant.tied):
+            nodes = [n.name or n.output[0] for n in tape.nodes if name in n.input]
+            raise ModelError(
+                f"{where}: parameter {name!r} is shared by {_some(nodes)}: if the model ties its weights, say so "
+                "(tied=); if an exporter merged weights that were equal, export with optimize=False"
+            )
+    unread = [n for n in forward.params if n not in readers]
+    for name in unread:
+        forward.notes.append(f"parameter {name!r} is read by no node; it does not train")
+        del forward.params[name]
+    if not forward.params:
+        raise ModelError(f"{where}: expected a tensor that trains, found none that a node reads")
+
+
+def _check_padding(tape: Tape, forward: Forward, meant: Meant, where: str) -> None:
+    """A table with one row of zeros looks as torch's ``padding_idx`` leaves it; the file cannot say."""
+    for node in tape.nodes:
+        table = node.input[0] if node.op_type == "Gather" else ""
+        if table not in forward.params:
+            continue
+        value = forward.params[table]
+        if table in meant.frozen_rows:
+            rows = [int(r) % len(value) for r in meant.frozen_rows[table]]
+            if rows:
+                forward.masked[table] = rows
+            continue
+        zero = np.flatnonzero(~value.reshape(len(value), -1).any(1)) if value.ndim > 1 else np.zeros(0)
+        if len(zero) == 1:
+            raise ModelError(
+                f"{where}: table {table!r} has one row of zeros, {int(zero[0])}, as padding_idx leaves it, which the "
+                f"file does not say; state frozen_rows={{{table!r}: [{int(zero[0])}]}}, or an empty list if it trains"
+            )
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, p) for p in patterns)
+
+
+def _some(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(map(repr, listed[:6])) + (f", … {len(listed)} in all" if len(listed) > 6 else "")

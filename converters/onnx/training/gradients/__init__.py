@@ -1,0 +1,1 @@
+"""Gradient rules, one file a group of operators."""

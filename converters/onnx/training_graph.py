@@ -1,0 +1,236 @@
+"""The training graph: forward, loss, gradient and update in one graph of plain ``ai.onnx`` operators.
+
+Inputs    the model's own; ``label``; ``<param>``, ``<param>.<slot>``; ``<buffer>`` (running statistics);
+          ``step`` (int64: completed updates); ``seed`` (int64) where the model has dropout; each runtime
+          hyperparameter (``lr``).
+Outputs   ``loss`` first; ``<param>.new``, ``<param>.<slot>.new``, ``<buffer>.new``; ``step.new``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto as T
+from onnx import helper, numpy_helper
+
+from optexport import __version__
+from optexport.errors import HyperparameterError, ModelError, NamingError
+from optexport.schedules.inline import inline
+from optexport.specs import Spec
+from optexport.state.manifest import spec_text
+
+from .emit import IR_VERSION, emit
+from .training.backward import differentiate
+from .training.composites import write_out
+from .training.forward import Forward, Meant, read_forward
+from .training.losses import build_loss
+from .training.passes import simplify_names
+from .training.tape import Tape
+
+__all__ = ["Built", "build", "training_graph"]
+
+_REAL = {T.FLOAT: "float32", T.DOUBLE: "float64"}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A training graph and what it starts from.
+
+    model: the graph. params: values of the tensors that train. buffers: running statistics.
+    spec: the spec, settled on the parameters. notes: one sentence each, for the person who trains.
+    """
+
+    model: onnx.ModelProto
+    params: dict[str, np.ndarray]
+    buffers: dict[str, np.ndarray]
+    spec: Spec
+    notes: list[str] = field(default_factory=list)
+
+
+def training_graph(
+    model: onnx.ModelProto | str | os.PathLike[str], loss: str, spec: Spec, **options: Any
+) -> onnx.ModelProto:
+    """The graph alone; arguments as for `build`."""
+    return build(model, loss, spec, **options).model
+
+
+def build(
+    model: onnx.ModelProto | str | os.PathLike[str],
+    loss: str,
+    spec: Spec,
+    *,
+    loss_options: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    meant: Meant | None = None,
+    runtime: Sequence[str] | None = None,
+    steps: Mapping[str, int] | None = None,
+    keep: Sequence[str] = (),
+) -> Built:
+    """The training graph of a forward model.
+
+    model: a forward model, or its path. loss: a name of `losses.LOSSES`, or ``"output"`` where the
+        model's own output is the scalar to minimise. loss_options: the loss's own (``label_smoothing``).
+    spec: the optimizer. output: which output the loss is of, needed where there are several.
+    meant: what the caller states about the model.
+    runtime: hyperparameters that are inputs; the learning rate where None, unless it is scheduled.
+    steps: completed updates by parameter, where they differ.
+    keep: outputs of the model that the graph gives too (``"logits"``), after ``loss``.
+
+    Raises:
+        ModelError: the model cannot be trained as it stands; the message names the node or tensor.
+        HyperparameterError, UnknownNameError: of the loss or the spec.
+    """
+    forward = read_forward(model, meant or Meant())
+    tape = forward.tape
+    y = _output(forward, output)
+    _check_names(tape, forward)
+    scalar, seed, label = _loss(tape, forward, loss, y, loss_options or {})
+    grads = _gradients(tape, forward, y if label is not None else scalar, seed)
+    write_out(tape)
+    dtype = _dtype(forward)
+    shapes = {n: a.shape for n, a in forward.params.items()}
+    spec, runtime = _scheduled(spec.settle(shapes), runtime)
+    update = emit(spec, shapes, dtype=dtype, runtime=runtime, steps=steps)
+    made = _join(tape, forward, update, grads, scalar, label, [o for o in keep])
+    metadata = {
+        "optexport.spec": spec_text(spec),
+        "optexport.training": json.dumps(
+            {
+                "data": [d.name for d in forward.data],
+                "label": label.name if label is not None else None,
+                "loss": loss,
+                "params": list(forward.params),
+                "buffers": list(forward.buffers),
+            }
+        ),
+    }
+    helper.set_model_props(made, metadata)
+    return Built(made, forward.params, forward.buffers, spec, forward.notes)
+
+
+def _output(forward: Forward, wanted: str | None) -> str:
+    names = [o.name for o in forward.outputs]
+    if wanted is None and len(names) > 1:
+        raise ModelError(f"the model has outputs {', '.join(names)}; say which one the loss is of (output=)")
+    if wanted is not None and wanted not in names:
+        raise ModelError(f"output {wanted!r} expected one of {', '.join(names)}")
+    return wanted or names[0]
+
+
+def _check_names(tape: Tape, forward: Forward) -> None:
+    taken = {d.name for d in forward.data} | set(forward.params)
+    reserved = {"loss", "label", "step", "lr"} & taken
+    if reserved:
+        raise NamingError(
+            f"the model has an input or parameter {reserved.pop()!r}, a name of the training graph; rename it"
+        )
+    for name in ("loss", "label", "step", "lr"):
+        if any(name in n.output for n in tape.nodes):
+            simplify_names(tape, forward, name)
+
+
+def _loss(
+    tape: Tape, forward: Forward, loss: str, y: str, options: Mapping[str, Any]
+) -> tuple[str, str, onnx.ValueInfoProto | None]:
+    """(loss, the seed of the backward pass, the label's input where the loss has one)."""
+    if loss == "output":
+        if tape.static(y) not in ((), (1,)):
+            raise ModelError(
+                f"loss output: {y!r} expected a scalar, found shape {list(tape.shapes.get(y, ('unknown',)))}"
+            )
+        return y, tape.constant(np.ones(tape.static(y) or (), tape.dtype(y)), "one"), None
+    return build_loss(tape, loss, y, "label", options)
+
+
+def _gradients(tape: Tape, forward: Forward, y: str, seed: str) -> dict[str, str]:
+    """Parameter -> its gradient, under the name ``<param>.grad``."""
+    found = differentiate(tape, y, forward.params, seed)
+    for name in [n for n in forward.params if n not in found]:
+        forward.notes.append(f"parameter {name!r}: the loss does not depend on it; it does not train")
+        tape.constants[name] = forward.params.pop(name)
+    if not forward.params:
+        raise ModelError("expected a tensor that trains, found none that the loss depends on")
+    grads = {}
+    for name, g in found.items():
+        if name in forward.masked:
+            table = forward.params[name]
+            mask = np.ones((len(table), *(1 for _ in table.shape[1:])), tape.dtype(g))
+            mask[list(forward.masked[name])] = 0
+            g = tape.mul(g, tape.constant(mask, "rows"))
+        grads[name] = tape.op("Identity", g, name=f"{name}.grad", like=name)
+    return grads
+
+
+def _dtype(forward: Forward) -> str:
+    kinds = {a.dtype.name for a in forward.params.values()}
+    if len(kinds) > 1 or not kinds <= set(_REAL.values()):
+        raise ModelError(
+            f"parameters have the types {', '.join(sorted(kinds))}; expected all float32, or all float64"
+        )
+    return kinds.pop()
+
+
+def _scheduled(spec: Spec, runtime: Sequence[str] | None) -> tuple[Spec, Sequence[str]]:
+    """The spec with its schedules inside its rules, and what is left to be an input."""
+    asked = () if runtime is None else tuple(runtime)
+    inside = inline(spec, asked)
+    if runtime is not None:
+        return inside, asked
+    has_lr = any("lr" in g.hyperparameters for g in inside.groups)
+    return inside, ("lr",) if has_lr else ()
+
+
+def _join(
+    tape: Tape,
+    forward: Forward,
+    update: onnx.ModelProto,
+    grads: Mapping[str, str],
+    loss: str,
+    label: onnx.ValueInfoProto | None,
+    keep: Sequence[str],
+) -> onnx.ModelProto:
+    """One model of forward, backward and update."""
+    tape.op("Identity", loss, name="loss")
+    buffers = {n: helper.make_tensor_value_info(n, tape.types[n], a.shape) for n, a in forward.buffers.items()}
+    for name, value in forward.updates.items():
+        tape.op("Identity", value, name=f"{name}.new")
+    inputs = [*forward.data, *([label] if label is not None else [])]
+    inputs += [i for i in update.graph.input if i.name not in grads.values()]
+    inputs += buffers.values()
+    outputs = [helper.make_tensor_value_info("loss", tape.types[loss], [])]
+    outputs += [o for o in forward.outputs if o.name in keep]
+    outputs += [o for o in update.graph.output if o.name != "step.new"]
+    outputs += [helper.make_tensor_value_info(f"{n}.new", tape.types[n], a.shape)
+                for n, a in forward.buffers.items()]  # fmt: skip
+    outputs += [o for o in update.graph.output if o.name == "step.new"]
+    if tape.static(loss) not in ((), None):
+        tape.nodes[-1 - len(forward.updates)].op_type = "Squeeze"
+    graph = helper.make_graph(
+        [*tape.nodes, *update.graph.node],
+        "training_step",
+        inputs,
+        outputs,
+        [*tape.initializers(), *update.graph.initializer],
+        doc_string=update.graph.doc_string,
+    )
+    # The rule's operators mean the same in every version from that of `emit` on.
+    for function in update.functions:
+        for o in function.opset_import:
+            o.version = o.version if o.domain else tape.opset
+    opsets = [helper.make_opsetid("", tape.opset), *(o for o in update.opset_import if o.domain)]
+    made = helper.make_model(
+        graph, functions=list(update.functions), opset_imports=opsets, ir_version=max(IR_VERSION, _ir(tape.opset))
+    )
+    made.producer_name, made.producer_version = "optexport", __version__
+    return made
+
+
+def _ir(opset: int) -> int:
+    """The file version that an operator set came with."""
+    return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))

@@ -1,0 +1,69 @@
+"""Training graphs: forward, loss, gradient and update in one plain ONNX graph.
+
+This file is the door; ``converters/onnx/training_graph.py`` does the work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .dialects import converter
+from .errors import UnknownNameError
+from .specs import Spec
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["training_graph"]
+
+# What a caller states about the model; the rest are options of the graph.
+_MEANT = ("train", "freeze", "tied", "frozen_rows", "batch_norm", "dropout", "expected")
+
+
+def training_graph(
+    forward: onnx.ModelProto | str | os.PathLike[str],
+    loss: str,
+    spec: Spec,
+    *,
+    loss_options: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    runtime: Sequence[str] | None = None,
+    steps: Mapping[str, int] | None = None,
+    keep: Sequence[str] = (),
+    **meant: Any,
+) -> onnx.ModelProto:
+    """One training step of ``forward`` as a graph of plain ``ai.onnx`` operators, for any onnxruntime.
+
+    forward: a forward model, or its path. loss: ``softmax_cross_entropy``, ``bce_with_logits``, ``mse``, ``l1``,
+        ``huber``, ``kl_divergence``, or ``output`` where the model's own output is the scalar.
+    spec: the optimizer. loss_options, output, runtime, steps, keep: see ``converters/onnx/training_graph.py``.
+    meant: what the file does not say: ``train``, ``freeze``, ``tied``, ``frozen_rows``, ``batch_norm``,
+        ``dropout``, ``expected``; see ``converters/onnx/training/forward.py``.
+
+    Inputs of the graph are the model's own, ``label``, the parameters, slots, ``step`` and runtime hyperparameters;
+    outputs are ``loss`` first, then the updated tensors with ``.new`` at the end of their names.
+
+    Raises:
+        ModelError: the model cannot be trained as it stands; the message names the node or tensor.
+        UnknownNameError, HyperparameterError: of the loss, the spec or an option.
+    """
+    unknown = [m for m in meant if m not in _MEANT]
+    if unknown:
+        raise UnknownNameError(
+            f"training_graph: unknown option {unknown[0]!r}; expected one of {', '.join(_MEANT)}"
+        )
+    made = converter("onnx", "training_graph")
+    model: onnx.ModelProto = made.training_graph(
+        forward,
+        loss,
+        spec,
+        loss_options=loss_options,
+        output=output,
+        meant=made.Meant(**meant),
+        runtime=runtime,
+        steps=steps,
+        keep=keep,
+    )
+    return model
