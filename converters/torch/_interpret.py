@@ -73,6 +73,13 @@ def native_weights(root: Any, file: str) -> Weights:
         tensors, _ = _weights(root, file)
         return Weights(tensors, ordered=True)
     found = _weight_entry(root)
+    if found is None and isinstance(root, dict):
+        # One level down, where a training program keeps everything under one name.
+        nested = [
+            item for item in root.values() if not is_optimizer(item) and _weight_entry(item) is not None
+        ]
+        if len(nested) == 1:
+            root, found = nested[0], _weight_entry(nested[0])
     if found is None:
         raise CheckpointError(
             f"{file}: holds no weights; expected a state_dict (names to tensors), alone or under one of "
@@ -282,22 +289,25 @@ def step_of(value: np.ndarray, key: str, file: str) -> int:
 
 
 def _rest(state: NativeState, root: Any, path: tuple[Any, ...], file: str) -> None:
-    if not isinstance(root, dict):
-        return
-    chosen = _weight_entry(root)
+    levels = [root]
+    for part in path[:-1]:
+        levels.append(levels[-1][part])
+    # Beside the optimizer, else around it.
+    places = ((at, chosen) for at in reversed(range(len(levels))) if (chosen := _weight_entry(levels[at])))
+    place, chosen = next(places, (-1, None))
     if chosen is not None:
         key, others = chosen
-        state.weights, warnings = _weights(root[key], file)
+        state.weights, warnings = _weights(levels[place][key], file)
         state.warnings += [f"weights under {brief(key)}: {text}" for text in warnings]
         if others:
             listed = ", ".join(map(brief, others))
             state.warnings.append(f"weights are taken from {brief(key)}; {listed} also hold tensors by name")
-    for key, value in root.items():
-        if (key == path[0] and len(path) == 1) or (chosen is not None and key == chosen[0]):
-            continue
-        if key == path[0] and isinstance(value, (list, dict)) and len(value) == 1:
-            continue
-        state.extras[str(key)] = plain(value, str(key))
+    for at, level in enumerate(levels):
+        for key, value in level.items() if isinstance(level, dict) else enumerate(level):
+            if key == path[at] or (at == place and chosen is not None and key == chosen[0]):
+                continue
+            name = ".".join(map(str, (*path[:at], key)))
+            state.extras[name] = plain(value, name)
 
 
 def _is_weights(value: Any) -> bool:

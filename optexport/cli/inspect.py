@@ -36,7 +36,15 @@ def command(
     """Groups, slots, steps, sizes, norms, NaN and Inf counts and dead slots of PATH."""
     from ..state.inspect import inspect
 
-    found = inspect(path, format=fmt, model=model, names=names, optimizer=optimizer, optimizer_key=optimizer_key, quick=quick)
+    found = inspect(
+        path,
+        format=fmt,
+        model=model,
+        names=names,
+        optimizer=optimizer,
+        optimizer_key=optimizer_key,
+        quick=quick,
+    )
     if as_json:
         print_json(found)
         return
