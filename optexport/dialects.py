@@ -87,6 +87,9 @@ class Native:
     split: arguments, params -> groups as (arguments, params, lr_mult), where names decide values.
     validate: raises on combinations that the framework itself refuses.
     step_slot: name of the slot in which the framework keeps the step beside the others, or empty.
+    unread: slots that its files hold and no update reads.
+    inputs: arguments that the optimizer is given at each update, so that its files may lack them and no
+        default stands for them.
     file_defaults: what its files hold besides the arguments.
     counts_from: argument with the number of updates that a fresh optimizer counts as done.
     masters: whether it keeps a float32 master beside a half-precision parameter.
@@ -114,6 +117,8 @@ class Native:
     validate: Callable[[Arguments], None] = lambda _: None
     counts_from: str = ""
     step_slot: str = ""
+    unread: Sequence[str] = ()
+    inputs: Sequence[str] = ()
     file_defaults: Arguments = field(default_factory=dict)
     masters: bool = False
     layouts: Mapping[str, tuple[Layout, Layout]] = field(default_factory=dict)

@@ -14,7 +14,9 @@ from optexport.dialects import Link, Native
 from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
-__all__ = ["OPTIMIZERS"]
+from ._arrange import arrange
+
+__all__ = ["OPTIMIZERS", "arrange"]
 
 Arguments = Mapping[str, Any]
 
@@ -144,6 +146,7 @@ OPTIMIZERS = (
             mode=("standard", "nesterov"), beta=(1.0, 0.5), norm_coefficient=(0.0, 1.0), t0=(1, 0)
         ),
         aliases=_ALIASES,
+        inputs=("lr",),
         validate=_check_t0("Momentum"),
     ),
     Native(
@@ -171,6 +174,7 @@ OPTIMIZERS = (
         slots=(("V", "exp_avg"), ("H", "exp_avg_sq")),
         variants=_grid(t0=(1, 0), norm_coefficient=(0.0, 1.0), norm_coefficient_post=(0.0, 1.0)),
         aliases=_ALIASES,
+        inputs=("lr",),
         validate=_check_t0("Adam"),
         note="at T = 0 the operator corrects no bias",
     ),
@@ -189,6 +193,7 @@ OPTIMIZERS = (
         slots=(("H", "sum"),),
         variants=_grid(t0=(0, 1), decay_factor=(0.0, 1.0), norm_coefficient=(0.0, 1.0)),
         aliases=_ALIASES,
+        inputs=("lr",),
         validate=_check_t0("Adagrad"),
     ),
     Native(
@@ -224,6 +229,7 @@ OPTIMIZERS = (
             )
         ),
         aliases=_ALIASES,
+        inputs=("lr",),
         validate=_check_adamw,
         note="state is float32 whatever the parameter",
     ),
@@ -255,6 +261,7 @@ OPTIMIZERS = (
         slots=(("Moment_1", "exp_avg"), ("Moment_2", "exp_avg_sq")),
         variants=_grid(do_bias_correction=(1, 0), ratio_max=(float("inf"), 1.0), **{"lambda": (0.0, 1.0)}),
         aliases=_ALIASES,
+        inputs=("lr",),
         note="the kernel runs on CUDA alone; it divides gradients by the inputs loss_scale and gradient_norm "
         "(where that is above 1) first, and leaves elements whose update is not finite as they are",
     ),
@@ -265,7 +272,9 @@ OPTIMIZERS = (
         arguments={"lr": 1e-3},
         options=_plain_sgd,
         links=_LR,
+        unread=("momentum0",),
         aliases=_ALIASES,
+        inputs=("lr",),
         note="plain descent; the training API's checkpoint still carries a momentum0 of zeros",
     ),
 )

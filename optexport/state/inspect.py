@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dialects import find
+from ..dialects import Native, find
 from ..errors import CheckpointError, OptexportError
 from ..rules import name_of
 from . import bundle
@@ -101,6 +101,8 @@ def inspect(
         called = dict(zip(state.names, named.names, strict=True))
         out.groups = [_group(g) for g in named.spec.groups]
     else:
+        entry = _entry(native)
+        out.optimizer = entry.qualified if entry is not None else None
         out.warnings += native.warnings
         out.groups = [
             {"rule": None, "hyperparameters": _numbers(g.arguments), "params": g.params}
@@ -147,6 +149,14 @@ def _lifted(native: NativeState, path: str, optimizer: str | None, out: Inspecti
         return None
 
 
+def _entry(native: NativeState) -> Native | None:
+    """The optimizer that the file names, as far as it is known."""
+    try:
+        return find(f"{native.framework}:{native.optimizer}") if native.optimizer else None
+    except OptexportError:
+        return None
+
+
 def _renamed(
     state: TrainingState, native: NativeState, path: str, model: str | None, names: str | None
 ) -> TrainingState:
@@ -172,10 +182,11 @@ def _roles(
 ) -> Mapping[str, tuple[str, str | None]]:
     found = list(native.slots.get(key, {}))
     if state is None:
-        return {p: (p, None) for p in found}
+        entry = _entry(native)
+        return {p: (p, entry.role(p) if entry is not None else None) for p in found}
     group = state.spec.group(key)
     roles = native_roles(find(group.native), group, found, f"{path}: parameter {key!r}")
-    return {p: roles[p] for p in found}
+    return {p: (roles[p][0], roles[p][1] or None) for p in found}
 
 
 def _group(g: Any) -> dict[str, Any]:

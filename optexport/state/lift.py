@@ -45,7 +45,8 @@ def _paths(entry: Native, slots: Sequence[str], master: bool) -> dict[str, str]:
 
 
 def native_roles(entry: Native, group: Group, found: Sequence[str], where: str) -> dict[str, tuple[str, str]]:
-    """File path -> (the framework's slot name, the rule's), for the slots of one parameter.
+    """File path -> (the framework's slot name, the rule's), for the slots of one parameter; the rule's is
+    empty where nothing reads the slot.
 
     Raises:
         CheckpointError: the file has a slot that the optimizer does not have.
@@ -56,6 +57,7 @@ def native_roles(entry: Native, group: Group, found: Sequence[str], where: str) 
         places = {p: (n, MASTER if n == MASTER else str(entry.role(n))) for n, p in paths.items()}
         if entry.step_slot:
             places[entry.step_slot] = (entry.step_slot, "step")
+        places |= {n: (n, "") for n in entry.unread}
         if set(found) <= set(places) and (not master or paths[MASTER] in found):
             return places
     raise CheckpointError(
@@ -110,7 +112,7 @@ def lift(
             slots[key] = {
                 roles[p][1]: entry.to_rule(roles[p][0], a, group.rule)
                 for p, a in have.items()
-                if roles[p][1] != "step"
+                if roles[p][1] not in ("step", "")
             }
             _check_shapes(slots[key], group.rule, f"{where}: parameter {key!r}")
             slots[key] = _without_axes(slots[key], group.rule)
@@ -149,8 +151,17 @@ def says_optimizer(native: NativeState) -> bool:
 
 
 def _emitted(native: NativeState) -> list[Group] | None:
-    """Groups where an optimizer that optexport emitted wrote the file, else None."""
-    groups: list[Group] | None = converter(native.framework, "emit").emitted_groups(native)
+    """Groups where an optimizer that optexport emitted wrote the file, else None.
+
+    A converter may emit nothing, or nothing with a state of its own (ONNX: a graph has none).
+    """
+    try:
+        emitter = converter(native.framework, "emit")
+    except ModuleNotFoundError as error:
+        if not str(error.name).endswith(".emit"):
+            raise
+        return None
+    groups: list[Group] | None = getattr(emitter, "emitted_groups", lambda _: None)(native)
     return groups
 
 
@@ -229,8 +240,16 @@ def _groups(
             for k, v in entry.arguments.items()
             if k not in given and k not in needed and v is not None
         ]
-        warnings.append(
-            f"the file holds no hyperparameters; assumed {entry.qualified}'s defaults {', '.join(assumed)}"
+        if assumed:
+            warnings.append(
+                f"the file holds no hyperparameters; assumed {entry.qualified}'s defaults {', '.join(assumed)}"
+            )
+    told = {entry.aliases.get(k, k) for k in (*held, *given)}
+    untold = [a for a in entry.inputs if a not in told]
+    if untold:
+        raise CheckpointError(
+            f"{where}: does not hold {', '.join(untold)}, which {entry.qualified} is given at each update; give "
+            f"{' '.join(f'--hyper {a}=…' for a in untold)}"
         )
     made = entry.groups({**held, **given}, tuple(g.params))
     return [replace(m, arguments={**m.arguments, **foreign}, first_step=0) for m in made]
