@@ -49,18 +49,40 @@ LAYOUTS: Mapping[str, Mapping[int, tuple[Order, ...]]] = {
 }
 
 
+# How the axes of one tensor become those of another; None where they stay.
+Way = Axes | None
+_VALUES, _NAMES, _SHAPES = "equal values", "equal names", "the only shape that fits"
+
+
 @dataclass
 class _Pairs:
     """What is decided, and what is left of both sides."""
 
     source: dict[str, np.ndarray]
     target: dict[str, np.ndarray]
+    where: str
+    layout: str | None
     entries: dict[str, Entry] = field(default_factory=dict)
 
-    def take(self, source: str, target: str, order: Order, why: str) -> None:
-        axes = None if list(order) == sorted(order) else Axes.permuted(order)
-        self.entries[source] = Entry((source,), (target,), axes=axes, why=why)
+    def take(self, source: str, target: str, way: Way, why: str) -> None:
+        self.entries[source] = Entry((source,), (target,), axes=way, why=why)
         del self.source[source], self.target[target]
+
+    def several(self, name: str, target: str, ways: Sequence[Way]) -> NamingError:
+        shape = list(self.source[name].shape)
+        texts = " or ".join("they are" if w is None else repr(w.text) for w in ways[:6])
+        return NamingError(
+            f"{self.where}: {name!r} {shape} is {target!r} with its axes as {texts}; neither values nor shapes tell: name "
+            "the convention (--layout torch-to-keras, …) or map it by hand (--map FILE)"
+        )
+
+    def usual(self, ways: Sequence[Way]) -> list[Way]:
+        """Of several possible ways the convention's, where there is one."""
+        if self.layout is None or len(ways) < 2:
+            return list(ways)
+        orders = LAYOUTS[self.layout].get(max(len(w.left) for w in ways if w is not None), ())
+        found = [w for o in orders for w in ways if w is not None and w.order == o]
+        return found[:1] or [w for w in ways if w is None] or list(ways)
 
 
 def derive_map(
@@ -74,11 +96,13 @@ def derive_map(
 ) -> tuple[NameMap, list[str]]:
     """The map, and what a person should look at, one sentence each.
 
+    Where some tensors have their values in the target, so must every other whose values tell it from
+    another: equal shapes with other values are another tensor (a new head), or another order of elements.
+
     where: what to call the target in messages.
     layout: the convention that the two models follow (`LAYOUTS`), for tensors whose values do not tell;
         without it every order of the axes is possible.
-    partial: leave out what has no counterpart. Where some values were found again, a tensor whose
-        values were not is then another one (a new head), whatever its name and shape.
+    partial: leave out what has no counterpart.
     names: parameters that the optimizer has; only these must have a counterpart. None: all.
 
     Raises:
@@ -86,34 +110,44 @@ def derive_map(
     """
     if layout is not None and layout not in LAYOUTS:
         raise NamingError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    needed = set(names) if names is not None else set(parameters(source))
-    pairs = _Pairs(dict(source.tensors), dict(target.tensors))
-    _by_value(pairs, layout, where)
-    if partial and pairs.entries:
-        others = {n: a for n, a in pairs.source.items() if _telling(a)}
-        pairs.source = {n: a for n, a in pairs.source.items() if n not in others}
-    else:
-        others = {}
+    needed = [n for n in (names if names is not None else parameters(source)) if n in source.tensors]
+    pairs = _Pairs(dict(source.tensors), dict(target.tensors), where, layout)
+    _by_value(pairs, needed)
+    unmatched: dict[str, np.ndarray] = {}
+    if pairs.entries:
+        unmatched = {n: a for n, a in pairs.source.items() if _telling(a)}
+        for name in unmatched:
+            del pairs.source[name]
     for name in [n for n in pairs.source if n in pairs.target]:
         if pairs.source[name].shape == pairs.target[name].shape:
-            pairs.take(name, name, tuple(range(pairs.source[name].ndim)), "equal names")
-    told = _by_shape(pairs, layout, where, needed)
-    pairs.source |= others
-    missing = [n for n in source.tensors if n in pairs.source and n in needed]
+            pairs.take(name, name, None, _NAMES)
+    told = _by_shape(pairs, [n for n in needed if n in pairs.source])
+    missing = [n for n in needed if n not in pairs.entries]
     if missing and not partial:
-        shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in itertools.islice(pairs.target.items(), 6))
-        raise NamingError(
-            f"{where}: {missing[0]!r} {list(pairs.source[missing[0]].shape)} has no counterpart; left in the target model: "
-            f"{shapes or 'nothing'}; map it by hand (--map FILE), or consent to leaving it out with --partial"
-        )
+        raise NamingError(_without_counterpart(missing[0], source, pairs, missing[0] in unmatched))
     entries = [pairs.entries[n] for n in source.tensors if n in pairs.entries]
     entries += [Entry((n,), (), why="no counterpart") for n in missing]
     return NameMap(tuple(entries), where=f"the map of names to {where}"), told
 
 
+def _without_counterpart(name: str, source: Weights, pairs: _Pairs, by_value: bool) -> str:
+    shape = source.tensors[name].shape
+    alike = [f"{n} {list(a.shape)}" for n, a in pairs.target.items() if sorted(a.shape) == sorted(shape)]
+    left = alike or [f"{n} {list(a.shape)}" for n, a in pairs.target.items()]
+    why = (
+        "its values are nowhere in the target model, in any order of the axes"
+        if by_value
+        else "no shape fits"
+    )
+    return (
+        f"{pairs.where}: {name!r} {list(shape)} has no counterpart: {why}; left there: {', '.join(left[:6]) or 'nothing'}; "
+        "map it by hand (--map FILE), or consent to leaving it out with --partial"
+    )
+
+
 def _bits(array: np.ndarray) -> np.ndarray:
     kinds = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-    return np.ascontiguousarray(array).view(kinds.get(array.dtype.itemsize, np.uint8))
+    return array.view(kinds.get(array.dtype.itemsize, np.uint8))
 
 
 def _print(array: np.ndarray) -> tuple[object, ...]:
@@ -134,47 +168,40 @@ def _telling(array: np.ndarray) -> bool:
     return flat.size > 1 and bool((flat != flat[0]).any())
 
 
-def _by_value(pairs: _Pairs, layout: str | None, where: str) -> None:
+def _by_value(pairs: _Pairs, needed: Sequence[str]) -> None:
+    """Pair tensors of equal values; those that the optimizer does not have after it."""
     prints: dict[object, list[str]] = {}
     for name, array in pairs.target.items():
         if _telling(array):
             prints.setdefault(_print(array), []).append(name)
-    found: dict[str, list[tuple[str, list[Order]]]] = {}
-    for name, array in pairs.source.items():
-        if _telling(array):
-            fits = [(t, _orders_of_values(array, pairs.target[t])) for t in prints.get(_print(array), ())]
-            found[name] = [(t, orders) for t, orders in fits if orders]
-    claimed = [t for fits in found.values() for t, _ in fits]
-    for name, fits in found.items():
-        if not fits:
-            continue
-        if len(fits) > 1 or claimed.count(fits[0][0]) > 1:
-            same = [t for t, _ in fits] if len(fits) > 1 else [n for n, f in found.items() if f == fits]
-            kind = "of the target" if len(fits) > 1 else "of the source"
-            if name in [t for t, _ in fits] and name in pairs.target:
-                fits = [(t, o) for t, o in fits if t == name]
-            else:
-                raise NamingError(
-                    f"{where}: {name!r}: {' and '.join(same[:6])} {kind} have equal values; only a map tells them apart "
-                    "(--map FILE)"
+    for own in (True, False):
+        found: dict[str, dict[str, list[Way]]] = {}
+        for name, array in pairs.source.items():
+            if (name in needed) == own and _telling(array):
+                alike = [t for t in prints.get(_print(array), ()) if t in pairs.target]
+                ways = {t: _ways_of_values(array, pairs.target[t]) for t in alike}
+                found[name] = {t: w for t, w in ways.items() if w}
+        for name, fits in found.items():
+            rivals = [n for n, f in found.items() if n != name and set(f) & set(fits)]
+            if name in fits:  # equal names tell equal values apart
+                fits, rivals = {name: fits[name]}, []
+            if (len(fits) > 1 or rivals) and own:
+                side = (
+                    f"{' and '.join(list(fits)[:6])} of the target"
+                    if len(fits) > 1
+                    else f"{rivals[0]!r} of the source"
                 )
-        target, orders = fits[0]
-        preferred = _by_convention(orders, layout)
-        if len(preferred) > 1:
-            raise NamingError(_several(where, name, target, pairs, preferred))
-        pairs.take(name, target, preferred[0], "equal values")
+                raise NamingError(
+                    f"{pairs.where}: {name!r} and {side} have equal values; only a map tells them apart (--map FILE)"
+                )
+            for target, ways in itertools.islice(fits.items(), 1):
+                if len(pairs.usual(ways)) > 1:
+                    raise pairs.several(name, target, ways)
+                if target in pairs.target:
+                    pairs.take(name, target, pairs.usual(ways)[0], _VALUES)
 
 
-def _by_convention(orders: Sequence[Order], layout: str | None) -> list[Order]:
-    """Of several possible orders those of the convention, where there is one."""
-    if layout is None or len(orders) == 1:
-        return list(orders)
-    rank = len(orders[0])
-    usual = [o for o in (*LAYOUTS[layout].get(rank, ()), tuple(range(rank))) if o in orders]
-    return usual[:1] or list(orders)
-
-
-def _orders(source: Shape, target: Shape) -> list[Order]:
+def _ways(source: Shape, target: Shape) -> list[Way]:
     """Orders of the axes that give this shape; those that differ in axes of one element count once."""
     if len(source) != len(target):
         return []
@@ -186,64 +213,71 @@ def _orders(source: Shape, target: Shape) -> list[Order]:
     for order in tried:
         if tuple(source[i] for i in order) == target:
             seen.setdefault(tuple(i for i in order if source[i] != 1), order)
-    return list(seen.values())
+    return [None if list(o) == sorted(o) else Axes.permuted(o) for o in seen.values()]
 
 
-def _orders_of_values(source: np.ndarray, target: np.ndarray) -> list[Order]:
-    bits = _bits(target)
-    own = _bits(source)
-    return [o for o in _orders(source.shape, target.shape) if np.array_equal(own.transpose(o), bits)]
+def _ways_of_values(source: np.ndarray, target: np.ndarray) -> list[Way]:
+    own, bits = _bits(source), _bits(target)
+    ways = _ways(source.shape, target.shape)
+    if source.ndim == 2:
+        ways = [*ways, *_flattened(source.shape, target.shape)]
+    found = [w for w in ways if np.array_equal(own if w is None else w.apply(own, ""), bits)]
+    # Without cut axes where that is possible: the others are then the same for this tensor.
+    return [w for w in found if w is None or w.order is not None] or found[:1]
 
 
-def _by_shape(pairs: _Pairs, layout: str | None, where: str, needed: set[str]) -> list[str]:
-    """Decide the rest where only one is possible; what was taken by the convention."""
-    told: list[str] = []
-    conventions = LAYOUTS[layout] if layout is not None else None
-    target_parameters = set(parameters(Weights(pairs.target, True)))
+def _flattened(source: Shape, target: Shape) -> list[Way]:
+    """A layer behind a flattened image, whose channels come first on one side and last on the other."""
+    texts = []
+    if target == source:
+        texts += [("o ({0} {1}) -> o ({1} {0})", 1), ("({0} {1}) o -> ({1} {0}) o", 0)]
+    if target == source[::-1]:
+        texts += [("o ({0} {1}) -> ({1} {0}) o", 1), ("({0} {1}) o -> o ({1} {0})", 0)]
+    return [
+        Axes.parse(text.format("c", "s"), {"c": c})
+        for text, axis in texts
+        for c in range(2, source[axis])
+        if source[axis] % c == 0
+    ]
 
-    def possible(a: np.ndarray, b: np.ndarray) -> list[Order]:
-        orders = _orders(a.shape, b.shape)
-        if conventions is None:
-            return orders
-        usual = (*conventions.get(a.ndim, ()), tuple(range(a.ndim)))
-        return [o for o in usual if tuple(a.shape[i] for i in o) == b.shape]
 
-    left = [n for n in pairs.source if n in needed]
-    fits = {
-        n: [t for t in pairs.target if t in target_parameters and possible(pairs.source[n], pairs.target[t])]
-        for n in left
-    }
-    claimed = [t for f in fits.values() for t in f]
-    for name in left:
-        if not fits[name]:
-            continue
-        rivals = [n for n in left if fits[name][0] in fits[n]]
-        if len(fits[name]) > 1 or claimed.count(fits[name][0]) > 1:
-            may = (
-                " or ".join(fits[name][:6])
-                if len(fits[name]) > 1
-                else f"{fits[name][0]}, as may {' and '.join(r for r in rivals[:6] if r != name)}"
-            )
+def _by_shape(pairs: _Pairs, needed: Sequence[str]) -> list[str]:
+    """Decide the rest where only one is possible; what a person should look at."""
+    known = set(parameters(Weights(pairs.target, True)))
+    orders = LAYOUTS[pairs.layout] if pairs.layout is not None else None
+
+    def possible(name: str, target: str) -> list[Way]:
+        shape = pairs.source[name].shape
+        ways = _ways(shape, pairs.target[target].shape)
+        usual = None if orders is None else orders.get(len(shape), ())
+        return ways if usual is None else [w for w in ways if w is None or w.order in usual]
+
+    fits = {n: {t: w for t in pairs.target if t in known and (w := possible(n, t))} for n in needed}
+    told, alone = [], []
+    for name, ways_to in fits.items():
+        rivals = [n for n in needed if n != name and set(fits[n]) & set(ways_to)]
+        if len(ways_to) > 1 or rivals:
+            may = " or ".join(list(ways_to)[:6])
+            may += f", as may {' and '.join(map(repr, rivals[:6]))}" if len(ways_to) == 1 else ""
             raise NamingError(
-                f"{where}: {name!r} {list(pairs.source[name].shape)} may be {may}; neither values nor shapes tell: load the "
-                "source's weights into the target model before it is saved, or map it by hand (--map FILE)"
+                f"{pairs.where}: {name!r} {list(pairs.source[name].shape)} may be {may}; neither values nor shapes tell: "
+                "load the source's weights into the target model before it is saved, or map it by hand (--map FILE)"
             )
-        target = fits[name][0]
-        orders = possible(pairs.source[name], pairs.target[target])
-        if len(orders) > 1 and conventions is None:
-            raise NamingError(_several(where, name, target, pairs, orders))
-        if len(orders) > 1:
-            told.append(
-                f"{name} → {target}: its shape fits with axes {list(orders[0])} and as it is; taken as {layout} has it for "
-                "weights of layers (an embedding table would stay as it is): check it"
-            )
-        pairs.take(name, target, orders[0], "the only shape that fits")
+        for target, ways in ways_to.items():
+            way = pairs.usual(ways)
+            if len(way) > 1:
+                raise pairs.several(name, target, ways)
+            if len(ways) > 1:
+                told.append(
+                    f"{name} → {target}: either order of the axes fits; taken as {pairs.layout} has it for the weights of "
+                    "layers, which is wrong for a table of embeddings: check it"
+                )
+            alone += [name] if pairs.source[name].ndim > 1 else []
+            pairs.take(name, target, way[0], _SHAPES)
+    if alone:
+        some = ", ".join(alone[:4]) + (f", … {len(alone)} in all" if len(alone) > 4 else "")
+        told.append(
+            f"{some}: matched by shape alone, which does not tell the order of elements behind a flattened image or of "
+            "heads and gates: check the map (--write-map FILE)"
+        )
     return told
-
-
-def _several(where: str, name: str, target: str, pairs: _Pairs, orders: Sequence[Order]) -> str:
-    ways = " or ".join(str(list(o)) for o in orders[:6])
-    return (
-        f"{where}: {name!r} {list(pairs.source[name].shape)} is {target!r} with its axes as {ways}; neither values nor "
-        "shapes tell: name the convention (--layout torch-to-keras, …) or map it by hand (--map FILE)"
-    )
