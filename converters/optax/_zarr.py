@@ -133,7 +133,7 @@ def _sizes(values: Any, what: str, where: str, least: int = 0) -> tuple[int, ...
 
 
 def _kind(name: Any, where: str) -> np.dtype:
-    if name in _OTHERS:
+    if isinstance(name, str) and name in _OTHERS:
         return np.dtype(getattr(ml_dtypes, name))
     try:
         kind = np.dtype(name) if isinstance(name, str) and len(name) < 16 else None
