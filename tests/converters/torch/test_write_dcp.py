@@ -195,7 +195,7 @@ def test_what_a_directory_cannot_hold(tmp_path):
     state = NativeState(
         "torch", "x", None, [NativeGroup({"lr": 1.0}, ["w.m", "w"])], slots, dict.fromkeys(slots), named=True
     )
-    with pytest.raises(CheckpointError, match="two items have the key 'optim.state.w.m.x'"):
+    with pytest.raises(CheckpointError, match=r"two items have the key 'optim\.state\.w\.m\.x'"):
         write(state, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "full").mkdir()
