@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto as T
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from optexport import __version__
-from optexport.errors import HyperparameterError, ModelError, NamingError
+from optexport.errors import ModelError, NamingError
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
+from optexport.state.files import whole_or_nothing
 from optexport.state.manifest import spec_text
 
 from .emit import IR_VERSION, emit
@@ -33,7 +34,7 @@ from .training.losses import build_loss
 from .training.passes import simplify_names
 from .training.tape import Tape
 
-__all__ = ["Built", "build", "training_graph"]
+__all__ = ["Built", "Meant", "build", "training_graph", "write"]
 
 _REAL = {T.FLOAT: "float32", T.DOUBLE: "float64"}
 
@@ -97,7 +98,7 @@ def build(
     shapes = {n: a.shape for n, a in forward.params.items()}
     spec, runtime = _scheduled(spec.settle(shapes), runtime)
     update = emit(spec, shapes, dtype=dtype, runtime=runtime, steps=steps)
-    made = _join(tape, forward, update, grads, scalar, label, [o for o in keep])
+    made = _join(tape, forward, update, grads, scalar, label, list(keep))
     metadata = {
         "optexport.spec": spec_text(spec),
         "optexport.training": json.dumps(
@@ -112,6 +113,24 @@ def build(
     }
     helper.set_model_props(made, metadata)
     return Built(made, forward.params, forward.buffers, spec, forward.notes)
+
+
+def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> int:
+    """Write a graph, whole or not at all; the number of bytes.
+
+    Raises:
+        ModelError: it is over the 2 GiB of one protobuf (frozen tensors are in it; train or shrink them).
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        data: bytes = model.SerializeToString(deterministic=True)
+    except Exception:
+        raise ModelError(
+            f"{os.fspath(path)}: the graph is over 2 GiB, which one ONNX file cannot hold"
+        ) from None
+    with whole_or_nothing(path) as file:
+        file.write(data)
+    return len(data)
 
 
 def _output(forward: Forward, wanted: str | None) -> str:
@@ -197,7 +216,9 @@ def _join(
 ) -> onnx.ModelProto:
     """One model of forward, backward and update."""
     tape.op("Identity", loss, name="loss")
-    buffers = {n: helper.make_tensor_value_info(n, tape.types[n], a.shape) for n, a in forward.buffers.items()}
+    buffers = {
+        n: helper.make_tensor_value_info(n, tape.types[n], a.shape) for n, a in forward.buffers.items()
+    }
     for name, value in forward.updates.items():
         tape.op("Identity", value, name=f"{name}.new")
     inputs = [*forward.data, *([label] if label is not None else [])]
@@ -225,7 +246,10 @@ def _join(
             o.version = o.version if o.domain else tape.opset
     opsets = [helper.make_opsetid("", tape.opset), *(o for o in update.opset_import if o.domain)]
     made = helper.make_model(
-        graph, functions=list(update.functions), opset_imports=opsets, ir_version=max(IR_VERSION, _ir(tape.opset))
+        graph,
+        functions=list(update.functions),
+        opset_imports=opsets,
+        ir_version=max(IR_VERSION, _ir(tape.opset)),
     )
     made.producer_name, made.producer_version = "optexport", __version__
     return made

@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "Carry optimizer state from one format or optimizer to another.",
     "diff": "Two states, slot by slot, across formats.",
     "emit": "Write a rule as an ONNX update graph, an MXNet or a PyTorch optimizer.",
+    "training-graph": "A forward ONNX model with loss, gradient and update as one graph that trains.",
     "demo": "A real half-finished run, continued elsewhere and checked, end to end.",
 }
 
@@ -33,7 +34,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"optexport.cli.{name}").command
+        command: click.Command = importlib.import_module("optexport.cli." + name.replace("-", "_")).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -134,12 +134,40 @@ def rules() -> Mapping[str, Callable[[Op, str], Gradients]]:
 # Nothing flows back through these: their outputs are counts, indexes or masks, or do not depend on
 # the input's values.
 _FLAT = frozenset(
-    "Shape Size ConstantOfShape Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor ArgMax ArgMin NonZero "
-    "IsNaN IsInf Sign Floor Ceil Round OneHot EyeLike RandomNormalLike RandomUniformLike Bernoulli".split()
+    [
+        "Shape",
+        "Size",
+        "ConstantOfShape",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Not",
+        "And",
+        "Or",
+        "Xor",
+        "ArgMax",
+        "ArgMin",
+        "NonZero",
+        "IsNaN",
+        "IsInf",
+        "Sign",
+        "Floor",
+        "Ceil",
+        "Round",
+        "OneHot",
+        "EyeLike",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Bernoulli",
+    ]
 )
 _REFUSED = {
     **dict.fromkeys(("If", "Loop", "Scan"), "control flow has no gradient here; unroll it in the exporter"),
-    **dict.fromkeys(("RNN", "LSTM", "GRU"), "recurrent operators have no gradient here; export them unrolled"),
+    **dict.fromkeys(
+        ("RNN", "LSTM", "GRU"), "recurrent operators have no gradient here; export them unrolled"
+    ),
 }
 
 

@@ -35,7 +35,9 @@ def batch_norm_training(forward: Forward, node: onnx.NodeProto, where: str) -> N
     x, scale, bias, mean, var = node.input
     rank = tape.rank(x)
     if rank is None:
-        raise ModelError(f"{where}: node {node.name or node.output[0]!r} (BatchNormalization): input of unknown rank")
+        raise ModelError(
+            f"{where}: node {node.name or node.output[0]!r} (BatchNormalization): input of unknown rank"
+        )
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     axes = [0, *range(2, rank)]
     m = tape.reduce("ReduceMean", x, axes)
@@ -84,7 +86,10 @@ def normalize_with_batch(op: Op, g: str) -> Gradients:
     gx = tape.mul(g, xhat)
     dx = None
     if op.needs[0]:
-        inner = tape.sub(tape.sub(g, tape.reduce("ReduceMean", g, axes)), tape.mul(xhat, tape.reduce("ReduceMean", gx, axes)))
+        inner = tape.sub(
+            tape.sub(g, tape.reduce("ReduceMean", g, axes)),
+            tape.mul(xhat, tape.reduce("ReduceMean", gx, axes)),
+        )
         dx = tape.mul(tape.mul(scale, r), inner)
     wide = [tape.reshape_like(tape.reduce("ReduceSum", t, axes), scale) for t in (gx, g)]
     return dx, wide[0], wide[1], None, None

@@ -25,7 +25,7 @@ from optexport.errors import ModelError
 from . import passes
 from .tape import Tape
 
-__all__ = ["Forward", "Meant", "OPSET", "read_forward"]
+__all__ = ["OPSET", "Forward", "Meant", "read_forward"]
 
 OPSET = 18  # the oldest operator set that training graphs are written in; newer models keep theirs
 # Names that exporters make up: of a constant of the model, or of a weight that they have transposed.
@@ -129,9 +129,7 @@ def _statistics(proto: onnx.ModelProto) -> set[str]:
     return {n.input[i] for n in proto.graph.node if n.op_type == "BatchNormalization" for i in (3, 4)}
 
 
-def _trained(
-    proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Meant, where: str
-) -> list[str]:
+def _trained(proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Meant, where: str) -> list[str]:
     """Names of the tensors that train, in the file's order."""
     statistics = _statistics(proto)
     real = {i.name for i in proto.graph.initializer if i.data_type in _REAL} - statistics
@@ -156,7 +154,9 @@ def _trained(
             )
         wanted = open_
     if not wanted:
-        raise ModelError(f"{where}: expected a tensor that trains, found none among {_some(real) or 'no tensors'}")
+        raise ModelError(
+            f"{where}: expected a tensor that trains, found none among {_some(real) or 'no tensors'}"
+        )
     return wanted
 
 

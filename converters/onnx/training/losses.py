@@ -202,9 +202,7 @@ def build_loss(
         HyperparameterError: an unknown loss or option, or an option out of its range.
     """
     if name not in LOSSES:
-        raise HyperparameterError(
-            f"unknown loss {name!r}; expected one of {', '.join((*LOSSES, 'output'))}"
-        )
+        raise HyperparameterError(f"unknown loss {name!r}; expected one of {', '.join((*LOSSES, 'output'))}")
     loss = LOSSES[name]
     for key in options:
         if key not in loss.options:

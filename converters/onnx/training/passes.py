@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["lower_batch_norm", "lower_dropout", "simplify", "simplify_names"]
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
 _BIGGEST = 1 << 22  # elements of a folded constant, so that folding does not blow a model up
 
 
@@ -50,7 +58,7 @@ def _infer(
     """Shapes and types of every value, from ONNX' own inference."""
     held = [numpy_helper.from_array(np.ascontiguousarray(a).reshape(a.shape), n)
             for n, a in tape.constants.items() if a.size <= 1 << 12 or a.dtype.kind == "i"]  # fmt: skip
-    known = {**{n: a for n, a in tape.constants.items()}, **params}
+    known = {**dict(tape.constants.items()), **params}
     given = {h.name for h in held}
     inputs = [i for i in proto.graph.input if i.name not in known]
     inputs += [_info(n, a) for n, a in known.items() if n not in given]
@@ -111,14 +119,18 @@ class _Folder:
             return
         if self._vector(node):
             return
-        if kind == "Constant" or (
-            node.input
-            and kind not in _RANDOM
-            and not any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
-            and all(i in constants for i in node.input if i)
-        ):
-            if self._evaluate(node):
-                return
+        if (
+            kind == "Constant"
+            or (
+                node.input
+                and kind not in _RANDOM
+                and not any(
+                    a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute
+                )
+                and all(i in constants for i in node.input if i)
+            )
+        ) and self._evaluate(node):
+            return
         yield node
 
     def _evaluate(self, node: onnx.NodeProto) -> bool:
@@ -199,7 +211,11 @@ class _Folder:
                 f"node {node.name or node.output[0]!r} (SequenceAt): expected a split of known sizes and a constant "
                 "position; export without sequences"
             )
-        ends = np.cumsum(sizes) if np.ndim(sizes) else np.append(np.arange(int(sizes), shape[axis], int(sizes)), shape[axis])
+        ends = (
+            np.cumsum(sizes)
+            if np.ndim(sizes)
+            else np.append(np.arange(int(sizes), shape[axis], int(sizes)), shape[axis])
+        )
         i = range(len(ends))[int(index)]
         start = int(ends[i - 1]) if i else 0
         ints = [self.tape.ints(v) for v in (start, int(ends[i]), axis)]
@@ -220,7 +236,10 @@ def _expanded(node: onnx.NodeProto, tape: Tape) -> Iterator[onnx.NodeProto]:
         yield node
         return
     names = dict(zip(body.input, node.input, strict=False))
-    names |= {o: (made or tape.fresh(f"{node.output[0]}/{o}")) for o, made in zip(body.output, node.output, strict=False)}
+    names |= {
+        o: (made or tape.fresh(f"{node.output[0]}/{o}"))
+        for o, made in zip(body.output, node.output, strict=False)
+    }
     given = {a.name: a for a in node.attribute}
     for inner in body.node:
         copy = onnx.NodeProto()
@@ -250,7 +269,10 @@ def _body(node: onnx.NodeProto, tape: Tape) -> onnx.FunctionProto | None:
         function.ParseFromString(schema.get_function_with_opset_version(schema.since_version))
         return function
     if schema.has_context_dependent_function:
-        types = [helper.make_tensor_type_proto(tape.types.get(i, T.FLOAT), None).SerializeToString() for i in node.input]
+        types = [
+            helper.make_tensor_type_proto(tape.types.get(i, T.FLOAT), None).SerializeToString()
+            for i in node.input
+        ]
         made = schema.get_context_dependent_function_with_opset_version(
             schema.since_version, node.SerializeToString(), types
         )

@@ -49,7 +49,9 @@ class Tape:
         self._taken.add(name)
         return name
 
-    def op(self, kind: str, *inputs: str, name: str | None = None, like: str | None = None, **attributes: Any) -> str:
+    def op(
+        self, kind: str, *inputs: str, name: str | None = None, like: str | None = None, **attributes: Any
+    ) -> str:
         """Append a node with one output; the output's name.
 
         name: of the output. like: a value whose shape and type the output has.

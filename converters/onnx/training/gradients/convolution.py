@@ -37,7 +37,9 @@ def spatial(op: Op, name: str) -> tuple[int, ...]:
     """Spatial sizes of a value. Raises ModelError where they are not known."""
     dims = (op.tape.shapes.get(name) or ())[2:]
     if not dims or not all(isinstance(d, int) for d in dims):
-        raise op.error(f"{name!r}: expected known spatial sizes, found {list(dims)}; export with fixed image sizes")
+        raise op.error(
+            f"{name!r}: expected known spatial sizes, found {list(dims)}; export with fixed image sizes"
+        )
     return tuple(int(d or 0) for d in dims)
 
 
@@ -50,7 +52,9 @@ def window(op: Op, kernel: tuple[int, ...], x: str, y: str) -> Window:
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         total = [
             max((o - 1) * s + d * (k - 1) + 1 - size, 0)
-            for o, s, d, k, size in zip(spatial(op, y), strides, dilations, kernel, spatial(op, x), strict=True)
+            for o, s, d, k, size in zip(
+                spatial(op, y), strides, dilations, kernel, spatial(op, x), strict=True
+            )
         ]
         small, big = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = tuple((*small, *big) if auto == "SAME_UPPER" else (*big, *small))
@@ -128,7 +132,10 @@ def weight_gradient(op: Op, x: str, g: str, w: str, win: Window) -> str:
         assert channels is not None
         n = t.shapes[x][0]
         batch = n if isinstance(n, int) else t.dim(x, 0)
-        parted = t.reshape(swapped, (win.group, channels[1] if op.proto.op_type == "Conv" else _in(op, x, win), batch, *sizes))
+        parted = t.reshape(
+            swapped,
+            (win.group, channels[1] if op.proto.op_type == "Conv" else _in(op, x, win), batch, *sizes),
+        )
         turned = t.transpose(parted, (1, 0, 2, *(i + 1 for i in rest)))
         inner = t.shapes[turned][0]
         assert isinstance(inner, int)
@@ -163,5 +170,8 @@ def _is_pointwise(win: Window) -> bool:
 def _pointwise(op: Op, x: str, g: str, w: str) -> str:
     """A 1×1 kernel: Σ over the batch of g·xᵀ."""
     t = op.tape
-    flat = [t.op("Flatten", t.op("Transpose", v, perm=[1, 0, *range(2, len(t.shapes[x]))]), axis=1) for v in (g, x)]
+    flat = [
+        t.op("Flatten", t.op("Transpose", v, perm=[1, 0, *range(2, len(t.shapes[x]))]), axis=1)
+        for v in (g, x)
+    ]
     return t.reshape_like(t.op("Gemm", *flat, transB=1), w)

@@ -22,7 +22,8 @@ def layer_normalization(op: Op, g: str) -> Gradients:
     dx = None
     if op.needs[0]:
         inner = t.sub(
-            t.sub(gw, t.reduce("ReduceMean", gw, axes)), t.mul(xhat, t.reduce("ReduceMean", t.mul(gw, xhat), axes))
+            t.sub(gw, t.reduce("ReduceMean", gw, axes)),
+            t.mul(xhat, t.reduce("ReduceMean", t.mul(gw, xhat), axes)),
         )
         dx = t.mul(inner, r)
     dscale = t.sum_to(t.mul(g, xhat), scale) if op.needs[1] else None

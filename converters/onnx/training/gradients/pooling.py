@@ -42,7 +42,12 @@ def average_pool(op: Op, g: str) -> Gradients:
     if not isinstance(channels, int):
         raise op.error("its channels are not known; expected a number")
     sizes, out = spatial(op, op.x), spatial(op, op.y)
-    share = t.mul(g, t.constant(_shares(sizes, out, win, bool(op.attribute("count_include_pad", 0))).astype(t.dtype(g)), "shares"))
+    share = t.mul(
+        g,
+        t.constant(
+            _shares(sizes, out, win, bool(op.attribute("count_include_pad", 0))).astype(t.dtype(g)), "shares"
+        ),
+    )
     ones = t.constant(np.ones((channels, 1, *kernel), t.dtype(g)), "ones")
     left = win.leftover(sizes, out)
     end = [e - r for e, r in zip(win.end, left, strict=True)]
@@ -67,7 +72,14 @@ def _shares(sizes: tuple[int, ...], out: tuple[int, ...], win: object, padded: b
     """1/count of each window, [1, 1, out…]."""
     total = np.ones(())
     for n, o, k, s, d, b, e in zip(
-        sizes, out, win.kernel, win.strides, win.dilations, win.begin, win.end, strict=True  # type: ignore[attr-defined]
+        sizes,
+        out,
+        win.kernel,
+        win.strides,
+        win.dilations,
+        win.begin,
+        win.end,
+        strict=True,  # type: ignore[attr-defined]
     ):
         places = np.arange(o)[:, None] * s + np.arange(k) * d - b
         inside = (places >= 0) & (places < n) if not padded else places < n + e

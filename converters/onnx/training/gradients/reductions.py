@@ -88,6 +88,11 @@ def reduce_log_sum_exp(op: Op, g: str) -> Gradients:
 def cumsum(op: Op, g: str) -> Gradients:
     """The cumulative sum from the other end."""
     out = op.tape.op(
-        "CumSum", g, op.inputs[1], reverse=1 - op.attribute("reverse", 0), exclusive=op.attribute("exclusive", 0), like=op.x
+        "CumSum",
+        g,
+        op.inputs[1],
+        reverse=1 - op.attribute("reverse", 0),
+        exclusive=op.attribute("exclusive", 0),
+        like=op.x,
     )
     return out, None

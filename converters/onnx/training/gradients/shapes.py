@@ -71,7 +71,9 @@ def slice_(op: Op, g: str) -> Gradients:
         raise op.error("expected steps of 1 and known sizes, or one axis; slice one axis at a time")
     n = t.op("Squeeze", t.dim(op.x, axes[0]), t.ints(0))
     positions = t.op("Range", t.constant(np.int64(0), "int"), n, t.constant(np.int64(1), "int"))
-    taken = t.op("Slice", positions, t.ints(int(starts[0])), t.ints(int(ends[0])), t.ints(0), t.ints(int(steps[0])))
+    taken = t.op(
+        "Slice", positions, t.ints(int(starts[0])), t.ints(int(ends[0])), t.ints(0), t.ints(int(steps[0]))
+    )
     wide = t.op("Reshape", taken, t.ints(*(-1 if i == axes[0] else 1 for i in range(rank))))
     index = t.op("Expand", wide, t.shape_of(op.y))
     zeros = t.expand_like(t.scalar(0.0, g), op.x)
