@@ -11,7 +11,7 @@ from optexport.errors import CheckpointError
 
 from ._h5 import Mapped
 
-__all__ = ["Archive", "is_archive"]
+__all__ = ["CONFIG", "WEIGHTS", "Archive", "is_archive"]
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 _LONGEST_CONFIG = 256 << 20
@@ -56,6 +56,21 @@ class Archive:
         """The HDF5 file, mapped."""
         return self._member(WEIGHTS)
 
+    def names(self) -> list[str]:
+        """Every member, in the file's order."""
+        return list(self._members)
+
+    def bytes_of(self, name: str) -> bytes:
+        """A small member, its checksum looked at.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        raw = bytes(self._member(name))
+        if zlib.crc32(raw) != self._members[name].CRC:
+            raise CheckpointError(f"{self._where}: {name}: bytes do not have the checksum of the zip")
+        return raw
+
     def config(self) -> dict[str, Any]:
         """``config.json``.
 
@@ -65,9 +80,7 @@ class Archive:
         info = self._members.get(CONFIG)
         if info is None or info.file_size > _LONGEST_CONFIG:
             raise CheckpointError(f"{self._where}: expected {CONFIG} of at most {_LONGEST_CONFIG} bytes")
-        raw = bytes(self._member(CONFIG))
-        if zlib.crc32(raw) != info.CRC:
-            raise CheckpointError(f"{self._where}: {CONFIG}: bytes do not have the checksum of the zip")
+        raw = self.bytes_of(CONFIG)
         try:
             config = json.loads(raw)
         except (ValueError, RecursionError) as error:

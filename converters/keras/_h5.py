@@ -3,7 +3,8 @@
 HDF5 can point out of the file (external links, external storage, virtual datasets), loop (links that
 lead back), and declare far more than it holds. Here a path is followed through hard links alone, and
 a dataset is one contiguous block whose place and size are checked against the file before it is
-looked at; its array is a view on the mapped bytes.
+looked at; its array is a view on the mapped bytes. A dataset that somebody packed with gzip (and
+shuffle) is unpacked into memory, up to a bound for the whole file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ __all__ = ["H5", "SIGNATURE", "Mapped", "import_h5py"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEPTH = 64  # groups within groups; Keras nests one level a nested model
 _ENTRIES = 1_000_000
+_FILTERS = {1: "gzip", 2: "shuffle"}
+# What may come out of packed and small datasets of a file, whose length is multiplied.
+_UNPACKED, _RATIO = 64 << 20, 8
+_NAMES = 1_000_000  # bytes of one attribute with names: Keras cuts them at 64 KiB
 
 
 def import_h5py(where: str) -> Any:
@@ -74,6 +79,7 @@ class H5:
 
     def __init__(self, data: memoryview, where: str) -> None:
         self._h5py, self._data, self._where = import_h5py(where), data, where
+        self._unpacked = max(_UNPACKED, _RATIO * len(data))
         try:
             self._file = self._h5py.File(Mapped(data), "r")
         except (OSError, ValueError, RuntimeError) as error:
@@ -105,6 +111,33 @@ class H5:
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         return value if isinstance(value, str) else None
+
+    def texts(self, path: str, name: str) -> list[str]:
+        """A list of texts among the attributes of the object at ``path``, which Keras cuts into ``name0``, ``name1``, …
+        where it is long; empty where there is none.
+
+        Raises:
+            CheckpointError: it is no list of texts.
+        """
+        thing = self._at(path)
+        if thing is None:
+            return []
+        out: list[str] = []
+        parts = [name] if name in thing.attrs else (f"{name}{i}" for i in range(_ENTRIES))
+        for part in parts:
+            with self._damage(f"{path}, attribute {part}"):
+                if part not in thing.attrs:
+                    break
+                attribute = thing.attrs.get_id(part)
+                size = math.prod(attribute.shape or ()) * attribute.dtype.itemsize
+                if len(attribute.shape or ()) > 1 or size > min(_NAMES, len(self._data)):
+                    raise CheckpointError(
+                        f"{self._where}: {path}, attribute {part}: expected a list of names, found {size} bytes of shape "
+                        f"{attribute.shape}; the file is damaged"
+                    )
+                held = np.atleast_1d(thing.attrs[part])
+            out += [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in held.tolist()]
+        return out
 
     def variables(self, path: str) -> list[np.ndarray]:
         """The datasets ``0``, ``1``, … of the group at ``path``.
@@ -159,10 +192,10 @@ class H5:
             plan, outside = data.id.get_create_plist(), data.is_virtual
             if outside or plan.get_external_count():
                 raise CheckpointError(f"{where}: its bytes are in another file, which is never opened")
-            if plan.get_layout() != self._h5py.h5d.CONTIGUOUS or data.shape is None:
-                raise CheckpointError(
-                    f"{where}: expected one contiguous block, as Keras writes it; found chunks or filters"
-                )
+            if data.shape is None:
+                raise CheckpointError(f"{where}: expected an array, found an empty dataset")
+            if plan.get_layout() != self._h5py.h5d.CONTIGUOUS:
+                return self._unpack(data, plan, path)
             dtype, offset = self._dtype(data, path), data.id.get_offset()
             shape = tuple(int(n) for n in data.shape)
         count = math.prod(shape)
@@ -173,6 +206,26 @@ class H5:
                 f"{where}: declares {count * dtype.itemsize} bytes that the file does not have; it is damaged"
             )
         return _frozen(np.frombuffer(self._data, dtype, count, offset).reshape(shape))
+
+    def _unpack(self, data: Any, plan: Any, path: str) -> np.ndarray:
+        """A dataset that is in chunks or in its own header, as an array in memory."""
+        filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+        strange = [str(f) for f in filters if f not in _FILTERS]
+        if strange:
+            raise CheckpointError(
+                f"{self._where}: {path}: expected no filter but {' and '.join(_FILTERS.values())}, found number "
+                f"{', '.join(strange)}; write the file with Keras"
+            )
+        dtype = self._dtype(data, path)
+        size = math.prod(int(n) for n in data.shape) * dtype.itemsize
+        if size > self._unpacked:
+            raise CheckpointError(
+                f"{self._where}: {path}: declares {size} bytes, more than a packed file of {len(self._data)} bytes may "
+                "have here; write it as Keras does, without packing"
+            )
+        self._unpacked -= size
+        out = np.asarray(data[()])
+        return _frozen(out.view(dtype).reshape(data.shape))
 
     def _dtype(self, data: Any, path: str) -> np.dtype[Any]:
         dtype = np.dtype(data.dtype)

@@ -9,24 +9,64 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.rules import Rule, families
+from optexport.state.native import NativeState
 
-from .optimizers.common import SHARED_ROLES, KerasNative, slots_of, variable_order
+from .optimizers.common import SCALE_ROLES, SHARED_ROLES, KerasNative, slots_of, variable_order
 
-__all__ = ["placed"]
+__all__ = ["COUNT", "POSITIONS", "SHARED", "TRAINED", "named_by", "placed"]
 
 Slots = dict[str, dict[str, np.ndarray]]
 
+# Keys of `NativeState.extras`: the slots are still variables by position; the names of the parameters in
+# the optimizer's order; what a LossScaleOptimizer has once for all parameters; completed updates.
+POSITIONS, TRAINED, SHARED, COUNT = "positions", "trained", "shared", "iterations"
+
 
 def placed(
-    entry: KerasNative, arguments: Mapping[str, Any], variables: Sequence[np.ndarray], where: str
+    entry: KerasNative,
+    arguments: Mapping[str, Any],
+    variables: Sequence[np.ndarray],
+    where: str,
+    shared: Mapping[str, np.ndarray] | None = None,
+    parameters: int = 0,
 ) -> Slots:
     """Parameter's place as text -> slot -> array.
 
-    arguments: complete. variables: those after ``iteration`` and ``learning_rate``.
+    arguments: complete. variables: those after ``iteration`` and ``learning_rate``. shared: slots that
+        every parameter has the same, where the rule has them. parameters: how many there are, where no
+        variable tells.
 
     Raises:
         CheckpointError: their number does not fit the optimizer.
     """
+    rule = entry.rule(arguments)
+    common = {s: a for s, a in (shared or {}).items() if entry.role(s) in rule.slot_names}
+    found = _placed(entry, arguments, variables, where)
+    if not found and not variables:
+        found = {str(i): {} for i in range(parameters)}
+    return {key: {**common, **slots} for key, slots in found.items()}
+
+
+def named_by(native: NativeState, names: Sequence[str]) -> NativeState:
+    """Parameters, until now called by their places, by ``names``; as they are where a shape says otherwise."""
+    keys = list(native.slots)
+    if len(names) != len(keys):
+        return native
+    pairs = [(native.slots[k], native.weights.get(n)) for k, n in zip(keys, names, strict=True)]
+    if any(w is not None and s and not any(a.shape == w.shape for a in s.values()) for s, w in pairs):
+        return native
+    called = dict(zip(keys, names, strict=True))
+    native.slots = {called[k]: v for k, v in native.slots.items()}
+    native.steps = {called[k]: v for k, v in native.steps.items()}
+    for group in native.groups:
+        group.params = [called[k] for k in group.params]
+    native.named = True
+    return native
+
+
+def _placed(
+    entry: KerasNative, arguments: Mapping[str, Any], variables: Sequence[np.ndarray], where: str
+) -> Slots:
     if families()[entry.family].fit is not None:
         return _by_shape(entry, arguments, variables, where)
     each = [slot for place, slot in variable_order(entry, arguments, 1) if place is not None]
@@ -80,7 +120,7 @@ def _parts(
     at = 0
     while at < len(variables):
         for rule in sorted(kinds, key=lambda r: -len(r.slots)):
-            names = slots_of(entry, rule)
+            names = [n for n in slots_of(entry, rule) if entry.role(n) not in SCALE_ROLES]
             own = [n for n in names if entry.role(n) not in SHARED_ROLES]
             if _fits(entry, rule, own, variables[at : at + len(own)]):
                 parts.append(names)

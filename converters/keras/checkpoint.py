@@ -1,59 +1,54 @@
-"""Keras 3 files without Keras: ``.weights.h5`` and ``.keras``, read by mapping; ``.weights.h5`` written.
+"""Files of Keras and of TensorFlow, without either: read by mapping, and written.
 
-    optimizer/vars/0      iteration
-    optimizer/vars/1      learning_rate; absent where it is a schedule
-    optimizer/vars/2 …    slots, by position (see ``optimizers/common.py``)
-    layers/…/vars/0 …     weights, by position in their layer
+| format | files | read by |
+|---|---|---|
+| ``keras`` | ``.keras``; ``.weights.h5``; ``.weights.json`` with its shards | ``_weights_file.py``; ``_write.py`` writes |
+| ``keras-legacy-h5`` | a whole model in one ``.h5`` (Keras 2 and 3) | ``_legacy.py`` |
+| ``tensorflow`` | ``X.index`` and ``X.data-…``, given as X, X.index, or their folder | ``_tensorflow.py`` |
 
-A ``.keras`` file is a zip of that file and ``config.json``, which has the optimizer's class and
-arguments; ``.weights.h5`` has neither, unless optexport wrote it: then the group ``optimizer/vars``
-has the attribute ``optexport`` with the same JSON. Needs h5py.
+HDF5 needs h5py.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-
-from optexport.errors import CheckpointError, OptexportError
-from optexport.rules import families
-from optexport.state.files import map_file, tell_write, whole_or_nothing
+from optexport.errors import CheckpointError
+from optexport.state.files import map_file
 from optexport.state.formats import Format
-from optexport.state.native import NativeGroup, NativeState, Weights
+from optexport.state.native import NativeState, Weights
 
-from ._archive import Archive, is_archive
-from ._emitted import emitted_order, is_emitted, place_emitted
-from ._h5 import H5, SIGNATURE, import_h5py
-from ._positions import placed
-from .dialect import OPTIMIZERS
-from .optimizers.common import variable_order
+from . import _legacy, _tensorflow, _weights_file
+from ._archive import is_archive
+from ._h5 import SIGNATURE
+from ._positions import POSITIONS
+from ._shards import is_shard_list
+from ._write import write
 
-__all__ = ["FORMATS", "POSITIONS", "read", "read_weights", "sniff", "write"]
+__all__ = [
+    "FORMATS",
+    "POSITIONS",
+    "read",
+    "read_legacy",
+    "read_legacy_weights",
+    "read_tensorflow",
+    "read_tensorflow_weights",
+    "read_weights",
+    "sniff",
+    "sniff_legacy",
+    "sniff_tensorflow",
+    "write",
+]
 
 PathLike = str | os.PathLike[str]
-VARIABLES = "optimizer/vars"
-# Key of `NativeState.extras`: the slots are still variables by position.
-POSITIONS = "positions"
-_NOTE = "optexport"
-# What a parameter has where its optimizer keeps something for others alone.
-_NOTHING = np.zeros((), np.int32)
-_WEIGHT = re.compile(r"(?:.+/)?vars/\d+")
 
 
 def sniff(path: PathLike) -> bool:
-    """Whether ``path`` looks like a ``.keras`` or an HDF5 file; False if it cannot be read."""
-    if os.path.isdir(path):
-        return False
-    try:
-        data = map_file(path)
-    except CheckpointError:
-        return False
-    return bytes(data[:8]) == SIGNATURE or is_archive(data)
+    """Whether ``path`` looks like a ``.keras``, ``.weights.h5`` or ``.weights.json`` file; False if it cannot be read."""
+    data = _mapped(path)
+    if bytes(data[:8]) == SIGNATURE:
+        return not _legacy.is_legacy(data)
+    return is_archive(data) or (len(data) > 0 and is_shard_list(os.fspath(path)))
 
 
 def read(path: PathLike) -> NativeState:
@@ -67,30 +62,7 @@ def read(path: PathLike) -> NativeState:
         CheckpointError: h5py is missing, the file is damaged or points out of itself, or it holds no
             optimizer.
     """
-    where = os.fspath(path)
-    data, config = _open(path)
-    with H5(data, where) as h5:
-        if config is None:
-            config = _noted(h5, where)
-        if h5.names("optimizer/inner_optimizer"):
-            raise CheckpointError(
-                f"{where}: holds a LossScaleOptimizer; save its inner optimizer's state, which is the rule's"
-            )
-        variables = h5.variables(VARIABLES)
-        weights, ordered = _weights(h5, config)
-    compiled = (config or {}).get("compile_config") or {}
-    optimizer = compiled.get("optimizer") if isinstance(compiled, dict) else None
-    if not variables:
-        raise CheckpointError(f"{where}: expected an optimizer's variables in {VARIABLES}, found none")
-    out = NativeState("keras", "keras-zip" if config and "config" in config else "keras-weights-h5")
-    out.weights, out.ordered = weights, ordered
-    arguments = _class_and_arguments(optimizer, out, where)
-    step, rest = _head(variables, arguments, where)
-    _place(out, arguments, rest, where)
-    out.groups = [NativeGroup(arguments, list(out.slots))]
-    out.steps = out.steps or dict.fromkeys(out.slots, step)
-    _name(out)
-    return out
+    return _weights_file.read(os.fspath(path))
 
 
 def read_weights(path: PathLike) -> Weights:
@@ -101,221 +73,88 @@ def read_weights(path: PathLike) -> Weights:
     Raises:
         CheckpointError: as `read`, and where there are no weights.
     """
-    data, config = _open(path)
-    with H5(data, os.fspath(path)) as h5:
-        tensors, ordered = _weights(h5, config)
-    if not tensors:
-        raise CheckpointError(f"{os.fspath(path)}: expected weights below layers/, found none")
-    return Weights(tensors, ordered)
+    return _weights_file.read_weights(os.fspath(path))
 
 
-def write(state: NativeState, path: PathLike) -> None:
-    """Write ``state`` as a ``.weights.h5`` file.
+def sniff_legacy(path: PathLike) -> bool:
+    """Whether ``path`` looks like a whole model in one HDF5 file; False if it cannot be read."""
+    return _legacy.is_legacy(_mapped(path))
 
-    Keras takes the optimizer's part with ``optimizer.load_own_variables``, and the whole with
-    ``model.load_weights`` where the weights are named by their places in such a file, as `read`
-    names them; weights with other names are left out.
+
+def read_legacy(path: PathLike) -> NativeState:
+    """As `read`; slots of optimizers before Keras 2.11 are under that one's names until a dialect arranges them.
 
     Raises:
-        CheckpointError: h5py is missing, several groups, parameters with different step counts or
-            without state, or ``path`` cannot be written; then ``path`` stays as it was.
+        CheckpointError: as `read`.
     """
-    where = os.fspath(path)
-    h5py = import_h5py(where)
-    if where.endswith(".keras"):
-        raise CheckpointError(f"{where}: the model itself is not known; write a .weights.h5 file")
-    variables = _variables(state, where)
-    arguments = {k: v for k, v in state.groups[0].arguments.items() if _is_json(v)}
-    note = {"compile_config": {"optimizer": {"class_name": state.optimizer, "config": arguments}}}
-    # HDF5 writes by path; the name of the temporary file becomes `path` in the end.
-    with whole_or_nothing(path) as file, h5py.File(file.name, "w") as h5:
-        for name, array in state.weights.items():
-            if _WEIGHT.fullmatch(name):
-                _put(h5, name, array)
-        group = h5.create_group(VARIABLES)
-        group.attrs["name"] = (state.optimizer or "optimizer").lower()
-        group.attrs[_NOTE] = json.dumps(note, sort_keys=True)
-        for i, array in enumerate(variables):
-            _put(h5, f"{VARIABLES}/{i}", array)
+    return _legacy.read(os.fspath(path))
 
 
-def _open(path: PathLike) -> tuple[memoryview, dict[str, Any] | None]:
-    """The HDF5 bytes, and ``config.json`` where there is one."""
-    where, data = os.fspath(path), map_file(path)
-    if bytes(data[:8]) == SIGNATURE:
-        return data, None
-    if not is_archive(data):
-        raise CheckpointError(f"{where}: expected a .keras or .weights.h5 file, found {bytes(data[:8])!r}")
-    archive = Archive(data, where)
-    return archive.weights(), archive.config()
+def read_legacy_weights(path: PathLike) -> Weights:
+    """The weights in ``path`` by Keras' names (``fc1/kernel``), in the model's order.
 
-
-def _noted(h5: H5, where: str) -> dict[str, Any] | None:
-    """What optexport wrote beside the variables."""
-    text = h5.attribute(VARIABLES, _NOTE)
-    if text is None:
-        return None
-    try:
-        note = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: attribute {_NOTE!r}: expected JSON: {error}") from None
-    return note if isinstance(note, dict) else None
-
-
-def _class_and_arguments(optimizer: Any, out: NativeState, where: str) -> dict[str, Any]:
-    """Sets the optimizer's class; its arguments, lists being tuples, without a schedule."""
-    if optimizer is None:
-        return {}
-    config = optimizer.get("config") if isinstance(optimizer, dict) else None
-    if not isinstance(config, dict) or not isinstance(optimizer.get("class_name"), str):
-        raise CheckpointError(
-            f"{where}: expected the optimizer's class_name and config, found {optimizer!r:.80}"
-        )
-    out.optimizer = optimizer["class_name"]
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    if isinstance(arguments.get("learning_rate"), dict):
-        out.extras["schedule"] = arguments.pop("learning_rate")
-    return arguments
-
-
-def _head(variables: list[np.ndarray], arguments: dict[str, Any], where: str) -> tuple[int, list[np.ndarray]]:
-    """The step count, and the variables after it; the learning rate goes into ``arguments``."""
-    first = variables[0]
-    if first.shape != () or first.dtype.kind not in "iu" or int(first) < 0:
-        raise CheckpointError(
-            f"{where}: {VARIABLES}/0: expected the step count, a whole number ≥ 0, found {first.dtype} "
-            f"{list(first.shape)}"
-        )
-    rest = variables[1:]
-    scheduled = bool(arguments) and "learning_rate" not in arguments
-    if rest and not scheduled and rest[0].shape == () and rest[0].dtype.kind == "f":
-        arguments["learning_rate"] = float(rest[0])
-        rest = rest[1:]
-    return int(first), rest
-
-
-def _place(out: NativeState, arguments: Mapping[str, Any], rest: list[np.ndarray], where: str) -> None:
-    """Slots of each parameter where the optimizer is known, else variables by position."""
-    entry = next((e for e in OPTIMIZERS if e.name == out.optimizer), None)
-    try:
-        if is_emitted(arguments) and place_emitted(out, arguments, rest):
-            return
-        if entry is not None:
-            known = {k: v for k, v in arguments.items() if k in entry.arguments}
-            out.slots = placed(entry, entry.complete(known), rest, where)
-            return
-    except OptexportError:
-        pass  # what does not fit is said where somebody asks for its meaning
-    out.slots = {str(i): {"vars": array} for i, array in enumerate(rest)}
-    out.extras[POSITIONS] = True
-
-
-def _weights(h5: H5, config: Mapping[str, Any] | None) -> tuple[dict[str, np.ndarray], bool]:
-    """Weights by place, and whether their order is the model's own."""
-    paths = [p for p in h5.groups_of_variables() if not p.startswith("optimizer/")]
-    order = _layer_order(config)
-    called = {p: h5.attribute(p, "name") or "" for p in paths}
-    # "layers/NAME/vars": a layer without layers of its own, whose order in a nested one nothing tells.
-    known = bool(order) and all(p.count("/") == 2 and called[p] in order for p in paths if h5.names(p))
-    paths.sort(key=lambda p: order[called[p]] if known and p in called and called[p] in order else 0)
-    if not known:
-        paths.sort(key=_numbers_as_numbers)
-    return {f"{p}/{i}": a for p in paths for i, a in enumerate(h5.variables(p))}, known
-
-
-def _layer_order(config: Mapping[str, Any] | None) -> dict[str, int]:
-    """Layer name -> place in the model, of Sequential and Functional models."""
-    inner = (config or {}).get("config")
-    layers = inner.get("layers") if isinstance(inner, dict) else None
-    names = [(layer.get("config") or {}).get("name") for layer in layers or () if isinstance(layer, dict)]
-    return {n: i for i, n in enumerate(names) if isinstance(n, str)}
-
-
-def _numbers_as_numbers(path: str) -> list[tuple[int, str]]:
-    """Sorts dense_10 behind dense_2."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path)]
-
-
-def _name(out: NativeState) -> None:
-    """Parameters by the places of their weights, where the model's order and every shape say the same.
-
-    An optimizer's order is that of the model's trainable variables: with as many weights as
-    parameters, all are trained.
+    Raises:
+        CheckpointError: as `read`, and where there are no weights.
     """
-    slots, weights = list(out.slots.values()), list(out.weights.values())
-    if POSITIONS in out.extras or not out.ordered or len(slots) != len(weights):
-        return
-    if not all(any(a.shape == w.shape for a in s.values()) for s, w in zip(slots, weights, strict=True)):
-        return
-    if out.named:  # by the configuration of an emitted optimizer
-        out.weights = dict(zip(out.slots, out.weights.values(), strict=True))
-        return
-    names = dict(zip(out.slots, out.weights, strict=True))
-    out.slots = {names[k]: v for k, v in out.slots.items()}
-    out.steps = {names[k]: v for k, v in out.steps.items()}
-    out.groups[0].params = list(out.slots)
-    out.named = True
+    return _legacy.read_weights(os.fspath(path))
 
 
-def _variables(state: NativeState, where: str) -> list[np.ndarray]:
-    """Every variable in the optimizer's order."""
-    if len(state.groups) != 1:
-        raise CheckpointError(f"{where}: expected one group of parameters, found {len(state.groups)}")
-    group = state.groups[0]
-    rate = np.asarray(group.arguments["learning_rate"], np.float64)
-    if is_emitted(group.arguments):
-        count = max((state.steps.get(p) or 0 for p in group.params), default=0)
-        places = emitted_order(group.arguments, group.params)
-        return [np.asarray(count, np.int64), rate, *(state.slots[p][s] for p, s in places)]
-    steps = {state.steps.get(p) or 0 for p in group.params}
-    if len(steps) > 1:
-        raise CheckpointError(
-            f"{where}: parameters were updated {', '.join(map(str, sorted(steps)))} times; Keras has one count for all; "
-            "emit an optimizer with --emit-optimizer FILE"
-        )
-    head = [np.asarray(max(steps, default=0), np.int64), rate]
-    entry = next((e for e in OPTIMIZERS if e.name == state.optimizer), None)
-    if entry is None:
-        raise CheckpointError(f"{where}: expected an optimizer of Keras, found {state.optimizer!r}")
-    known = {k: v for k, v in group.arguments.items() if k in entry.arguments}
-    fitted = families()[entry.family].fit is not None
-    held = {
-        k: {**dict.fromkeys(entry.placeholders, _NOTHING), **state.slots.get(k, {})} for k in group.params
-    }
-    parameters = [tuple(held[k]) for k in group.params] if fitted else len(group.params)
-    order = variable_order(entry, entry.complete(known), parameters)
-    for place, slot in order:
-        key = group.params[place or 0]
-        if slot not in held[key]:
-            raise CheckpointError(
-                f"{where}: parameter {key!r}: expected the slot {slot}, found none; Keras' files hold the state of "
-                "every parameter"
-            )
-    return head + [held[group.params[place or 0]][slot] for place, slot in order]
+def sniff_tensorflow(path: PathLike) -> bool:
+    """Whether ``path`` is a TensorFlow checkpoint's index, or a folder that has one."""
+    return _tensorflow.is_checkpoint(os.fspath(path))
 
 
-def _put(h5: Any, path: str, array: np.ndarray) -> None:
-    """One dataset as Keras writes it: contiguous; bfloat16 as two opaque bytes with its name."""
-    if array.dtype.name == "bfloat16":
-        h5.create_dataset(path, data=np.ascontiguousarray(array).view("V2")).attrs["dtype"] = "bfloat16"
-    else:
-        h5.create_dataset(path, data=array)
-    tell_write(array.nbytes)
+def read_tensorflow(path: PathLike) -> NativeState:
+    """As `read`, of a checkpoint that ``tf.train.Checkpoint`` or ``model.save_weights`` wrote.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, compressed, of names alone, or has not one optimizer.
+    """
+    return _tensorflow.read(os.fspath(path))
 
 
-def _is_json(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+def read_tensorflow_weights(path: PathLike) -> Weights:
+    """The model's variables by Keras' names, those of the optimizer first and in its order.
+
+    Raises:
+        CheckpointError: as `read_tensorflow`, and where there are none.
+    """
+    return _tensorflow.read_weights(os.fspath(path))
+
+
+def _mapped(path: PathLike) -> memoryview:
+    """The bytes of a file; none where it cannot be read."""
+    try:
+        return memoryview(b"") if os.path.isdir(path) else map_file(path)
+    except CheckpointError:
+        return memoryview(b"")
 
 
 FORMATS = (
     Format(
         "keras",
         "keras",
-        "a .weights.h5 file, or a .keras file to read",
+        "a .weights.h5 or .keras file, .weights.json with shards to read",
         sniff,
         read,
         read_weights,
         write,
-        (".h5",),
+        (".weights.h5", ".h5", ".keras"),
+    ),
+    Format(
+        _legacy.FORMAT,
+        "keras",
+        "a whole model in one .h5 file of Keras 2 or 3",
+        sniff_legacy,
+        read_legacy,
+        read_legacy_weights,
+    ),
+    Format(
+        _tensorflow.FORMAT,
+        "keras",
+        "a TensorFlow checkpoint of a Keras model (X.index, X.data-…)",
+        sniff_tensorflow,
+        read_tensorflow,
+        read_tensorflow_weights,
     ),
 )

@@ -15,7 +15,8 @@ from optexport.errors import CheckpointError
 from optexport.specs import Spec
 from optexport.state.native import NativeGroup, NativeState
 
-from ._positions import placed
+from ._keras2 import KERAS2, from_keras2
+from ._positions import COUNT, POSITIONS, SHARED, TRAINED, named_by, placed
 from .optimizers import (
     adadelta,
     adafactor,
@@ -32,6 +33,7 @@ from .optimizers import (
     sgd,
 )
 from .optimizers.common import BASE, KerasNative
+from .schedule_state import SCHEDULE, followed
 
 __all__ = ["ABSENT", "OPTIMIZERS", "arrange", "join"]
 
@@ -52,7 +54,8 @@ OPTIMIZERS: tuple[KerasNative, ...] = (
 )
 
 ABSENT = {
-    "LossScaleOptimizer": "a wrapper; the inner optimizer is described, with the transform of loss scaling around it",
+    "LossScaleOptimizer": "a wrapper; give its initial_scale and dynamic_growth_steps to the optimizer inside, as in "
+    "keras:Adam with initial_scale=32768",
     "MultiOptimizer": "one optimizer for each layer; say it by parameter groups",
     "OptimizerMap": "a table that MultiOptimizer reads, not an optimizer",
 }
@@ -85,19 +88,29 @@ def arrange(native: NativeState, entry: KerasNative, given: Mapping[str, Any], w
         CheckpointError: the variables do not fit, or the learning rate is a schedule and none is given.
     """
     (group,) = native.groups
-    known = {k: v for k, v in group.arguments.items() if k in entry.arguments}
     given = {entry.aliases.get(k, k): v for k, v in given.items()}
-    if "learning_rate" not in {**known, **given}:
-        schedule = native.extras.get("schedule")
+    native = _without_schedule(native, given)
+    known = {k: v for k, v in group.arguments.items() if k in entry.arguments}
+    if "learning_rate" not in {**known, **given} and not followed(native):
+        schedule = native.extras.get(SCHEDULE)
         kind = f" ({schedule.get('class_name')})" if isinstance(schedule, dict) else ""
         raise CheckpointError(
             f"{where}: the learning rate is a schedule{kind}; give the next step's with --hyper learning_rate=…"
         )
-    if "positions" not in native.extras:
+    if KERAS2 in native.extras:
+        return from_keras2(native, entry, {**known, **given}, where)
+    if POSITIONS not in native.extras:
         return native
     variables = [native.slots[k]["vars"] for k in group.params]
-    slots = placed(entry, entry.complete({**known, **given}), variables, where)
-    step = next(iter(native.steps.values()), None)
+    trained = native.extras.get(TRAINED)
+    slots = placed(
+        entry,
+        entry.complete({**known, **given}),
+        variables,
+        where,
+        native.extras.get(SHARED),
+        len(trained or native.weights if native.ordered else ()),
+    )
     # What every optimizer has is off unless somebody turns it on; an optimizer's own values matter.
     assumed = [
         f"{k}={v}"
@@ -110,11 +123,21 @@ def arrange(native: NativeState, entry: KerasNative, given: Mapping[str, Any], w
             "the file holds no hyperparameters but the learning rate; assumed "
             f"{entry.qualified}'s defaults {', '.join(assumed)}"
         )
-    return replace(
+    out = replace(
         native,
         groups=[NativeGroup(known, list(slots))],
         slots=slots,
-        steps=dict.fromkeys(slots, step),
-        extras={k: v for k, v in native.extras.items() if k != "positions"},
+        steps=dict.fromkeys(slots, native.extras[COUNT]),
+        extras={k: v for k, v in native.extras.items() if k not in (POSITIONS, TRAINED, COUNT)},
         warnings=warnings,
     )
+    return out if trained is None else named_by(out, trained)
+
+
+def _without_schedule(native: NativeState, given: Mapping[str, Any]) -> NativeState:
+    """What somebody states is meant, whatever the file says."""
+    if SCHEDULE not in native.extras or "learning_rate" not in given:
+        return native
+    said = f"learning_rate={given['learning_rate']} stands in for the file's schedule"
+    extras = {k: v for k, v in native.extras.items() if k != SCHEDULE}
+    return replace(native, extras=extras, warnings=[*native.warnings, said])

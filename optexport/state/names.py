@@ -23,11 +23,13 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def parameters(weights: Weights) -> dict[str, Shape]:
-    """Name -> shape of the tensors that an optimizer may hold: real, and no running statistic."""
+    """Name -> shape of the tensors that an optimizer may hold: real, no running statistic, nor frozen."""
     return {
         name: tuple(a.shape)
         for name, a in weights.tensors.items()
-        if name.rpartition(".")[2] not in _BUFFERS and (a.dtype.kind == "f" or a.dtype.kind == "V")
+        if name.rpartition(".")[2] not in _BUFFERS
+        and name not in weights.fixed
+        and (a.dtype.kind == "f" or a.dtype.kind == "V")
     }
 
 

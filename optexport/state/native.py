@@ -68,7 +68,9 @@ class Weights:
     tensors: name -> array, in the file's order.
     ordered: whether that order is the model's own (a PyTorch state_dict) rather than the
         container's (safetensors sorts).
+    fixed: names of those that no optimizer updates (running statistics, frozen layers), where the file says.
     """
 
     tensors: dict[str, np.ndarray]
     ordered: bool
+    fixed: frozenset[str] = frozenset()

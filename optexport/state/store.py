@@ -27,7 +27,10 @@ def detect(path: str) -> str:
         CheckpointError: it does not exist, or no reader knows it.
     """
     if not os.path.exists(path):
-        raise CheckpointError(f"{path}: no such file or folder")
+        # A prefix of several files, as TensorFlow calls a checkpoint, is known by its index.
+        if not os.path.exists(f"{path}.index"):
+            raise CheckpointError(f"{path}: no such file or folder")
+        path = f"{path}.index"
     if bundle.sniff(path):
         return BUNDLE
     for name in formats():
@@ -155,6 +158,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     format: str,
+    model: str | os.PathLike[str] | None = None,
     on_tensor: Any = None,
 ) -> None:
     """Write ``state``; the file appears whole or not at all.
@@ -183,5 +187,7 @@ def save(
             f"{path}: expected state of a {kind.framework} optimizer, found {native.framework}:{native.optimizer}; "
             f"translate it first (translate(state, to='{format}:NAME'))"
         )
+    if model is not None:
+        native.extras["model"] = os.fspath(model)
     with told_of_writes(on_tensor):
         kind.write(native, path)

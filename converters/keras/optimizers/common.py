@@ -15,6 +15,9 @@ call, one that only accumulates included, the average takes in the parameter, an
 | ``global_clipnorm`` | option ``clip_norm``: ``global_strict``; the norm is that of all gradients |
 | ``use_ema``, ``ema_momentum``, ``ema_overwrite_frequency`` | option ``average``: ``ema`` or ``ema_overwrite`` |
 | ``gradient_accumulation_steps`` | option ``accumulate``: ``mean`` |
+| ``initial_scale``, ``dynamic_growth_steps`` | option ``overflow``: ``dynamic`` |
+
+The last two are a ``LossScaleOptimizer``'s around it; ``initial_scale`` is None where there is none.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from optexport.rules.base import OptionValue
 __all__ = [
     "BASE",
     "LINKS",
+    "SCALE_ROLES",
     "SHARED_ROLES",
     "Arguments",
     "KerasNative",
@@ -55,11 +59,16 @@ BASE: Arguments = {
     "ema_overwrite_frequency": None,
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
+    "initial_scale": None,
+    "dynamic_growth_steps": 2000,
 }
 _CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 # The variables of what every optimizer may have stand before its own, a block each.
 _SHARED = (("average", "weight_average"), ("gradient_accumulator", "accumulated_grad"))
 SHARED_ROLES = frozenset(role for _, role in _SHARED)
+# Numbers of a LossScaleOptimizer around it, and the inner optimizer's count, which leaves out skipped calls.
+_SCALE = (("step_counter", "growth_tracker"), ("dynamic_scale", "loss_scale"), ("iteration", "updates"))
+SCALE_ROLES = frozenset(role for _, role in _SCALE)
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,8 @@ LINKS: Mapping[str, Link] = {
     "average_decay": Link("ema_momentum"),
     "average_period": Link("ema_overwrite_frequency", float, int),
     "accumulation_steps": Link("gradient_accumulation_steps", float, int),
+    "loss_scale": Link("initial_scale"),
+    "growth_interval": Link("dynamic_growth_steps", float, int),
 }
 # Settings of what every optimizer has, each of which is another rule.
 _EACH: Sequence[Sequence[Arguments]] = (
@@ -98,6 +109,8 @@ _EACH: Sequence[Sequence[Arguments]] = (
         {"use_ema": True, "ema_overwrite_frequency": 2},
     ),
 )
+# Loss scaling is found without any of the others: nobody else has both, and each would double the list.
+_NONE = tuple(settings[0] for settings in _EACH)
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,7 @@ def common(a: Arguments) -> dict[str, OptionValue]:
         "decay": "decoupled" if a["weight_decay"] else "none",
         "clip_norm": "tensor" if a["clipnorm"] else "global_strict" if a["global_clipnorm"] else "none",
         "accumulate": "mean" if a["gradient_accumulation_steps"] else "none",
+        "overflow": "none" if a["initial_scale"] is None else "dynamic",
         "average": ("ema_overwrite" if a["ema_overwrite_frequency"] else "ema") if a["use_ema"] else "none",
     }
 
@@ -160,12 +174,12 @@ def native(
         arguments={**BASE, **arguments},
         options=lambda a: {**common(a), **options(a)},
         links={**LINKS, **links},
-        slots=(*_SHARED, *slots),
+        slots=(*_SCALE, *_SHARED, *slots),
         variants=tuple(
             {k: value for setting in (v, {"weight_decay": decay}, *each) for k, value in setting.items()}
             for v in variants
             for decay in (off, 1.0)
-            for each in itertools.product(*_EACH)
+            for each in (*itertools.product(*_EACH), (*_NONE, {"initial_scale": 1.0}))
         ),
         aliases={"lr": "learning_rate"},
         inert=frozenset({"name"}),
@@ -192,6 +206,11 @@ def _check(name: str, a: Arguments) -> None:
             f"keras:{name}: argument 'gradient_accumulation_steps' expected None or a whole number from 2 "
             f"on, found {steps!r}"
         )
+    if a["initial_scale"] is not None and a["loss_scale_factor"] is not None:
+        raise HyperparameterError(
+            f"keras:{name}: expected one of loss_scale_factor and initial_scale (of a LossScaleOptimizer, which sets "
+            "the factor to None), found both"
+        )
     if a["loss_scale_factor"] == 0:
         raise HyperparameterError(
             f"keras:{name}: argument 'loss_scale_factor' expected a number other than 0, found 0"
@@ -205,13 +224,15 @@ def variable_order(
 
     arguments: complete. parameters: how many there are, or the slots of each where those follow from
     its shape (see `slots_of`). The place is None for a slot that the whole optimizer has once. Slots
-    that the rule at these arguments does not have are left out.
+    that the rule at these arguments does not have, and those of a LossScaleOptimizer around it, are
+    left out.
     """
     if isinstance(parameters, int):
         parameters = [slots_of(entry, entry.rule(arguments))] * parameters
     names = [name for name, _ in entry.slots]
     shared = tuple((name,) for name, _ in _SHARED)
-    rest = tuple(n for n in names if n not in entry.once and (n,) not in shared)
+    apart = {*entry.once, *(name for name, _ in (*_SHARED, *_SCALE))}
+    rest = tuple(n for n in names if n not in apart)
     blocks = (*shared, *(entry.blocks or (rest,)))
     own: list[tuple[int | None, str]] = [
         (place, slot)

@@ -83,10 +83,6 @@ def test_a_sample_says_what_it_holds_and_no_more(path, sample):
 def test_what_the_file_does_not_hold_is_asked_for_or_said():
     with pytest.raises(OptexportError, match="does not say which optimizer wrote it"):
         ox.load(DATA / "adam.weights.h5")
-    with pytest.raises(
-        CheckpointError, match=r"the learning rate is a schedule \(CosineDecay\); give the next"
-    ):
-        ox.load(DATA / "adamw_schedule.keras")
     state = ox.load(DATA / "adam.weights.h5", optimizer="keras:AdamW", arguments={"beta_2": 0.99})
     assert state.warnings == (
         "the file holds no hyperparameters but the learning rate; assumed keras:AdamW's defaults "
@@ -170,7 +166,7 @@ def test_what_keras_cannot_hold_is_refused(tmp_path):
     del missing.slots["b"]
     with pytest.raises(CheckpointError, match="parameter 'b': expected the slot momentum, found none"):
         write(missing, path)
-    with pytest.raises(CheckpointError, match=r"the model itself is not known; write a .weights.h5 file"):
+    with pytest.raises(CheckpointError, match=r"the model itself is not known; give its file with --model"):
         write(state(), tmp_path / "x.keras")
     assert list(tmp_path.iterdir()) == []
 
@@ -240,8 +236,8 @@ def virtual(f: Any) -> None:
             "declares 4398046511104 bytes that the file does not have",
         ),
         (
-            lambda f: f.create_dataset("optimizer/vars/2", data=np.zeros(100), compression="gzip"),
-            "expected one contiguous block",
+            lambda f: f.create_dataset("optimizer/vars/2", data=np.zeros(100), compression="lzf"),
+            "expected no filter but gzip and shuffle, found number 32000",
         ),
         (lambda f: f.create_dataset("optimizer/vars/2", data=[b"text"]), "expected numbers"),
         (lambda f: f.create_group("optimizer/vars/2"), "expected a dataset, found none"),
@@ -253,7 +249,7 @@ def virtual(f: Any) -> None:
         (lambda f: f.__setitem__("optimizer/a", f["optimizer"]), "a group that occurs twice"),
         (
             lambda f: f.__setitem__("optimizer/inner_optimizer/vars/0", 1.0),
-            "holds a LossScaleOptimizer; save its inner optimizer's state",
+            "expected the four numbers of a LossScaleOptimizer and its inner optimizer's variables, found 2",
         ),
         (lambda f: f["optimizer/vars"].attrs.__setitem__("optexport", "{"), "expected JSON"),
     ],
