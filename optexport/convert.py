@@ -121,7 +121,7 @@ def convert(
         name = _write_emitted(new, to_format, target, emit_optimizer, on_size)
     else:
         new, report = _translated(state, to_format, wanted, allow, lr)
-        save(new, target, format=to_format, on_tensor=_progress(new, on_size))
+        save(new, target, format=to_format, model=target_model or model, on_tensor=_progress(new, on_size))
         name = new.dialect
     report = _after(moved, report)
     carried = new.slots if new.slots else {"": new.params if name == "weights" else {}}
