@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -219,6 +219,17 @@ class Native:
     def to_native(self, slot: str, array: Any, rule: Rule) -> Any:
         """The framework's array of a slot, out of the rule's."""
         return self.layouts[slot][1](array, rule.options) if slot in self.layouts else array
+
+    def composed(
+        self, group: Group
+    ) -> (
+        Iterable[tuple[Mapping[str, OptionValue], Callable[[Mapping[str, float]], dict[str, Any] | None]]]
+        | None
+    ):
+        """What it may become for a group of any family, as (options, hyperparameters -> arguments or None
+        where it cannot have them); None for an optimizer, which is of its own family alone."""
+        del group
+        return None
 
     def role(self, slot: str) -> str | None:
         """The rule's slot behind the framework's name."""

@@ -62,7 +62,7 @@ def arrange(native: NativeState, entry: OptaxNative, given: Mapping[str, Any], w
     other = counts[0] if counts else next(iter(native.steps.values()), None)
     known_steps = {n: s for n, s in steps.items() if s is not None}
     steps = {n: known_steps.get(n, other) for n in (*names, *alone)}
-    if "inner_state" in tree or any(isinstance(v, Mapping) and "inner_state" in v for v in tree.values()):
+    if _masked(tree):
         warnings.append(
             "a link is masked, which the file tells no more about: give its parameters as a group"
         )
@@ -75,6 +75,21 @@ def arrange(native: NativeState, entry: OptaxNative, given: Mapping[str, Any], w
         steps=steps,
         extras={k: v for k, v in native.extras.items() if k != "tree"},
         warnings=warnings,
+    )
+
+
+def _masked(tree: Any, labels: bool = False) -> bool:
+    """Whether some part of the state is `optax.masked`'s; labels: whether these are multi_transform's."""
+    if not isinstance(tree, Mapping):
+        return False
+    if set(tree) == {"inner_state"} and not labels:
+        return True
+    return any(
+        _masked(
+            v["inner_state"] if labels and isinstance(v, Mapping) and set(v) == {"inner_state"} else v,
+            k == "inner_states",
+        )
+        for k, v in tree.items()
     )
 
 

@@ -9,7 +9,18 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 
-from .optimizers.common import COUNT, NEXT_COUNT, Constant, Curvatures, Each, Ring, Shared, State
+from .optimizers.common import (
+    COUNT,
+    NEXT_COUNT,
+    Constant,
+    Curvatures,
+    Each,
+    Gathered,
+    Guarded,
+    Ring,
+    Shared,
+    State,
+)
 
 __all__ = ["Found", "find_states", "flat", "nested", "place", "take"]
 
@@ -89,7 +100,18 @@ def take(layout: State, tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], li
     rings: set[str] = set()
 
     def walk(part: State, held: Any) -> None:
-        if isinstance(part, tuple):
+        nonlocal counts
+        if isinstance(part, Gathered):
+            walk(part["inner_opt_state"], held["inner_opt_state"])
+            walk(part["acc_grads"], held["acc_grads"])
+            counts = [_whole(held["gradient_step"]) * part.every + _whole(held["mini_step"])]
+        elif isinstance(part, Guarded):
+            walk(part["inner_state"], held["inner_state"])
+            shared["bad_updates"] = np.asarray(_whole(held["notfinite_count"]), np.float64)
+            if part.counted:
+                shared["updates"] = np.asarray(counts[0], np.float64)
+            counts = [n + _whole(held["total_notfinite"]) for n in counts[:1]]
+        elif isinstance(part, tuple):
             for i, inner in enumerate(part):
                 walk(inner, held[str(i)])
         elif isinstance(part, Mapping):
@@ -106,7 +128,7 @@ def take(layout: State, tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], li
             for name, array in flat(held):
                 slots.setdefault(name, {})[part.slot] = array
         elif isinstance(part, str) and part in (COUNT, NEXT_COUNT):
-            counts.append(int(np.asarray(held).reshape(())) - (part == NEXT_COUNT))
+            counts.append(_whole(held) - (part == NEXT_COUNT))
         elif isinstance(part, str) and not part.startswith("#"):
             for name, array in flat(held):
                 slots.setdefault(name, {})[part] = array
@@ -136,13 +158,30 @@ def place(
         order = [*params, *(n for n in others if n not in params)]
         return nested({n: values.get(n, {}) for n in order}, where)
 
-    def made(part: State) -> Any:
+    def made(part: State, step: int) -> Any:
+        if isinstance(part, Gathered):
+            done, since = divmod(step, part.every)
+            new = {k: made(inner, done) for k, inner in part.items() if not str(inner).startswith("#")}
+            return {
+                "mini_step": np.asarray(since, np.int32),
+                "gradient_step": np.asarray(done, np.int32),
+                **new,
+            }
+        if isinstance(part, Guarded):
+            row = int(_shared(slots, params, "bad_updates"))
+            done = int(_shared(slots, params, "updates")) if part.counted else step
+            return {
+                "notfinite_count": np.asarray(row, np.int32),
+                "last_finite": np.asarray(row == 0),
+                "total_notfinite": np.asarray(step - done, np.int32),
+                "inner_state": made(part["inner_state"], done),
+            }
         if isinstance(part, tuple):
-            return {str(i): made(inner) for i, inner in enumerate(part)}
+            return {str(i): made(inner, step) for i, inner in enumerate(part)}
         if isinstance(part, Mapping):
-            return {key: made(inner) for key, inner in part.items()}
+            return {key: made(inner, step) for key, inner in part.items()}
         if isinstance(part, Shared):
-            return next(np.asarray(slots[n][part.slot]) for n in params if part.slot in slots.get(n, {}))
+            return _shared(slots, params, part.slot)
         if isinstance(part, Each):
             lists = {}
             for name in params:
@@ -163,7 +202,15 @@ def place(
             return tree_of({n: slots[n][part] for n in params if part in slots.get(n, {})})
         return np.asarray(part.value if isinstance(part, Constant) else part, np.float32)
 
-    return made(layout)
+    return made(layout, step)
+
+
+def _shared(slots: Mapping[str, Mapping[str, np.ndarray]], params: Sequence[str], slot: str) -> np.ndarray:
+    return next(np.asarray(slots[n][slot]) for n in params if slot in slots.get(n, {}))
+
+
+def _whole(count: Any) -> int:
+    return int(np.asarray(count).reshape(()))
 
 
 def _curvatures(

@@ -3,6 +3,8 @@
 A chain is a list of links, ``(name, arguments)``; names are those of aliases (``nadam``) and of
 transformations (``scale_by_adam``). It is a rule where it has this order, each part at most once:
 
+    apply_if_finite                  option ``overflow``; around all that follows
+    MultiSteps                       option ``accumulate``; around all that follows
     scale                            option ``rescale``, before anything else
     clip_by_global_norm, …           option ``clip_norm``
     clip                             option ``clip`` = ``before_decay``
@@ -18,7 +20,7 @@ Any other order is refused with the reason. Parameters' groups are the caller's,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +30,9 @@ from optexport.rules import families
 from optexport.rules.base import OptionValue, Rule
 from optexport.specs import Group
 
-from .optimizers.common import EMPTY, LINKS_KEY, Arguments, OptaxNative, State, fields
+from .optimizers.common import EMPTY, LINKS_KEY, Arguments, Gathered, Guarded, OptaxNative, State, fields
 
-__all__ = ["ChainNative", "Resolved", "chain_entry", "resolve", "with_lr"]
+__all__ = ["AROUND", "ChainNative", "Resolved", "chain_entry", "resolve", "with_lr"]
 
 _WHERE = "optax:chain"
 Links = Sequence[tuple[str, dict[str, Any]]]
@@ -43,6 +45,11 @@ _BEFORE: Mapping[str, tuple[str, Any, int]] = {
     "clip_by_block_rms": ("threshold", None, 2),
     "clip": ("max_delta", None, 3),
     "add_decayed_weights": ("weight_decay", 0.0, 4),
+}
+# What a chain may stand in, from the outside in: its argument, and what may be said besides.
+AROUND: Mapping[str, tuple[str, int]] = {
+    "apply_if_finite": ("max_consecutive_errors", -3),
+    "MultiSteps": ("every_k_schedule", -2),
 }
 _NORMS = {"clip_by_global_norm": "global", "clip_by_block_rms": "rms"}
 # Transformations that are an alias' preconditioner under other arguments.
@@ -146,7 +153,10 @@ def resolve(given: Any, rows: Mapping[str, OptaxNative]) -> Resolved:
     if rest > start:
         core = (own if alias else own[0],)
     tail = tuple(fields("trace") if n == "trace" else EMPTY for n, _ in links[rest:])
-    out.state = (*(EMPTY for _ in links[:start]), *core, *tail)
+    around = [n for n, _ in links[:start] if n in AROUND]
+    out.state = (*(EMPTY for n, _ in links[:start] if n not in AROUND), *core, *tail)
+    if around and len(links) == len(around) + 1:
+        out.state = out.state[0]  # the link itself, no chain of it
     chosen = {**out.row.options(out.arguments), **out.options}
     choices = families()[out.row.family].options
     for option, value in chosen.items():
@@ -155,6 +165,10 @@ def resolve(given: Any, rows: Mapping[str, OptaxNative]) -> Resolved:
                 f"{_WHERE}: {out.row.family} has no {option} {value!r}; expected one of "
                 f"{', '.join(map(str, choices[option].choices))}"
             )
+    if "accumulate" in out.options:
+        out.state = Gathered(out.state, int(out.values["accumulation_steps"]))
+    if "overflow" in out.options:
+        out.state = Guarded(out.state, "updates" in out.rule.slot_names)
     return out
 
 
@@ -185,8 +199,16 @@ def _core(
 
 def _before(links: Links, out: Resolved) -> None:
     """The gradient transforms in front of the core."""
-    place, factor = -1, 1.0
+    place, factor = -4, 1.0
     for number, (name, given) in enumerate(links, 1):
+        if name in AROUND:
+            if AROUND[name][1] <= place:
+                raise _refuse(
+                    number, name, "expected first, as apply_if_finite, then MultiSteps, then the rest"
+                )
+            place = AROUND[name][1]
+            _around(number, name, given, out)
+            continue
         if name not in _BEFORE:
             raise _unknown(number, name)
         key, default, own = _BEFORE[name]
@@ -212,8 +234,33 @@ def _before(links: Links, out: Resolved) -> None:
             out.values["clip_gradient"] = value
         elif value:
             _decay(number, name, "l2", value, out)
+    if factor != 1 and "accumulate" in out.options:
+        raise HyperparameterError(
+            f"{_WHERE}: scale inside MultiSteps: gradients are gathered before it; no rule has it; scale the gradient"
+        )
     if factor != 1:
         out.options["rescale"], out.values["rescale_grad"] = True, factor
+
+
+def _around(number: int, name: str, given: Mapping[str, Any], out: Resolved) -> None:
+    """What stands around the chain."""
+    key = AROUND[name][0]
+    wrong = sorted(
+        set(given) - {key, "use_grad_mean"} - ({"accumulator_dtype"} if name == "MultiSteps" else set())
+    )
+    value, mean = given.get(key), given.get("use_grad_mean", True)
+    least = 1 if name == "MultiSteps" else 0
+    if type(value) is not int or value < least or type(mean) is not bool or wrong:
+        raise _refuse(
+            number, name, f"expected {key!r} as a whole number from {least} up, found {dict(given)!r:.80}"
+        )
+    if given.get("accumulator_dtype") is not None:
+        raise _refuse(number, name, "accumulator_dtype expected None: gathered in the parameter's dtype")
+    if name == "MultiSteps":
+        out.options["accumulate"] = "running_mean" if mean else "sum"
+        out.values["accumulation_steps"] = value
+    else:
+        out.options["overflow"], out.values["max_bad_updates"] = "skip_limited", value
 
 
 def _decay(number: int, name: str, kind: str, value: float, out: Resolved) -> None:
@@ -318,6 +365,83 @@ class ChainNative(OptaxNative):
         arguments = self.complete(given)
         links = normal(arguments["links"])
         return [resolve(links, self.rows).group(links, params)]
+
+    def hyperparameters(self, arguments: Arguments, rule: Rule) -> dict[str, float]:
+        return dict(self.groups(arguments, None)[0].hyperparameters)
+
+    def composed(self, group: Group) -> Iterator[tuple[dict[str, OptionValue], Express]]:
+        """The chains that a group's rule may become: each alias of its family, with the links for what
+        stands around the rule."""
+        from optexport.translation.search import native_goals
+
+        if LINKS_KEY in group.arguments:
+            own = group.arguments[LINKS_KEY]
+            yield dict(group.rule.options), lambda _: {"links": own}
+            return
+        options = group.rule.options
+        outside = {o: v for o, v in options.items() if _expressible(o, v)}
+        neutral = {o: False if v is True else "none" for o, v in outside.items()}
+        for row in self.rows.values():
+            for goal in native_goals(row, like=options) if row.family == group.rule.family else ():
+                if any(goal.options.get(o, v) != v for o, v in neutral.items()):
+                    continue
+
+                def express(
+                    values: Mapping[str, float], row: OptaxNative = row, goal: Any = goal
+                ) -> dict[str, Any] | None:
+                    arguments = goal.express(values)
+                    if arguments is None:
+                        return None
+                    changed = {
+                        k: v
+                        for k, v in arguments.items()
+                        if k == "learning_rate" or row.arguments.get(k) != v
+                    }
+                    return {"links": [*_links(outside, values), (row.name, changed)]}
+
+                yield {**goal.options, **outside}, express
+
+
+Express = Callable[[Mapping[str, float]], "dict[str, Any] | None"]
+_OUTSIDE: Mapping[str, tuple[OptionValue, ...]] = {
+    "overflow": ("skip_limited",),
+    "accumulate": ("running_mean", "sum"),
+    "rescale": (True,),
+    "centralize": (True,),
+    "clip_norm": ("global", "rms"),
+    "clip": ("before_decay", "after_decay"),
+    "decay": ("l2",),
+}
+
+
+def _expressible(option: str, value: OptionValue) -> bool:
+    return any(value == v and type(value) is type(v) for v in _OUTSIDE.get(option, ()))
+
+
+def _links(
+    options: Mapping[str, OptionValue], values: Mapping[str, float]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The links for what stands around a rule, in their order."""
+    clip = ("clip", {"max_delta": values.get("clip_gradient")})
+    if "overflow" in options:
+        yield "apply_if_finite", {"max_consecutive_errors": int(values["max_bad_updates"])}
+    if "accumulate" in options:
+        mean = options["accumulate"] == "running_mean"
+        every = {"every_k_schedule": int(values["accumulation_steps"])}
+        yield "MultiSteps", every if mean else {**every, "use_grad_mean": False}
+    if "rescale" in options:
+        yield "scale", {"step_size": values["rescale_grad"]}
+    if "centralize" in options:
+        yield "centralize", {}
+    if "clip_norm" in options:
+        name = next(n for n, kind in _NORMS.items() if kind == options["clip_norm"])
+        yield name, {_BEFORE[name][0]: values["max_norm"]}
+    if options.get("clip") == "before_decay":
+        yield clip
+    if "decay" in options:
+        yield "add_decayed_weights", {"weight_decay": values["weight_decay"]}
+    if options.get("clip") == "after_decay":
+        yield clip
 
 
 _PLAIN = (("sgd", {"learning_rate": 1e-3}),)

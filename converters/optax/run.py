@@ -23,9 +23,9 @@ from optexport.specs import Spec
 from optexport.state.files import map_file
 
 from ._msgpack import load_msgpack
-from .chain import ChainNative, normal, with_lr
+from .chain import AROUND, ChainNative, normal, with_lr
 from .emit import emit, factory_name
-from .optimizers.common import Each, OptaxNative, Ring, Shared
+from .optimizers.common import COUNT, Each, Gathered, Guarded, OptaxNative, Ring, Shared
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
@@ -150,7 +150,11 @@ class _Native:
 
     def slots(self) -> Slots:
         found: Slots = {n: {} for n in self.params}
-        for layout, tree in leaves(self.entry.state(self.arguments), self.state):
+        whole = self.entry.state(self.arguments)
+        if isinstance(whole, Guarded) and whole.counted:
+            calls = np.asarray(_calls(whole["inner_state"], self.state.inner_state))
+            found = {n: {"updates": calls} for n in self.params}
+        for layout, tree in leaves(whole, self.state):
             for name in self.params:
                 if isinstance(layout, Shared):
                     found[name][layout.slot] = np.asarray(tree)
@@ -163,6 +167,21 @@ class _Native:
         return found
 
 
+def _calls(layout: Any, state: Any) -> int | None:
+    """How many calls a state has seen, where it counts them."""
+    if isinstance(layout, Gathered):
+        return int(state.gradient_step) * layout.every + int(state.mini_step)
+    if isinstance(layout, tuple):
+        inner = [_calls(part, held) for part, held in zip(layout, state, strict=True)]
+    elif isinstance(layout, Mapping):
+        inner = [
+            int(getattr(state, k)) if v == COUNT else _calls(v, getattr(state, k)) for k, v in layout.items()
+        ]
+    else:
+        inner = []
+    return next((n for n in inner if n is not None), None)
+
+
 def build(entry: OptaxNative, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
     """The real transformation of an alias at complete arguments.
 
@@ -170,11 +189,21 @@ def build(entry: OptaxNative, arguments: Mapping[str, Any]) -> optax.GradientTra
         UnknownNameError: neither optax nor optax.contrib has it.
     """
     if isinstance(entry, ChainNative):
-        return optax.chain(*(_link(n, a) for n, a in normal(arguments["links"])))
+        return _chained(normal(arguments["links"]))
     make = getattr(optax, entry.name, None) or getattr(optax.contrib, entry.name, None)
     if make is None:
         raise UnknownNameError(f"{entry.qualified}: expected a name of optax or optax.contrib")
     return make(**arguments)
+
+
+def _chained(links: Sequence[tuple[str, dict[str, Any]]], alone: bool = False) -> Any:
+    name, arguments = links[0]
+    if name in AROUND:
+        made = getattr(optax, name)(_chained(links[1:], alone=True), **arguments)
+        return made.gradient_transformation() if isinstance(made, optax.MultiSteps) else made
+    return (
+        _link(name, arguments) if alone and len(links) == 1 else optax.chain(*(_link(n, a) for n, a in links))
+    )
 
 
 def _link(name: str, arguments: Mapping[str, Any]) -> optax.GradientTransformation:

@@ -122,6 +122,9 @@ def _target(group: Group, to: str) -> tuple[str, list[Goal]]:
         entry = lookup(to)
         return entry.family_name, rule_goal(entry.family.check_options(entry.options))
     target = find(to)
+    composed = target.composed(group)
+    if composed is not None:
+        return group.rule.family, [Goal(options, express) for options, express in composed]
     same = group.native == target.qualified
     if same:
         # The same optimizer: its own arguments, untouched.
@@ -221,6 +224,9 @@ def _map_step(path: Path, step: int) -> int:
 def _new_group(group: Group, path: Path, to: str) -> Group:
     rule = families()[group.rule.family].rule(**path.end.options)
     values = dict(path.end.values)
+    if ":" in to and find(to).composed(group) is not None:
+        (made,) = find(to).groups(path.arguments, group.params)
+        return replace(made, hyperparameters={h.name: values[h.name] for h in rule.hyperparameters})
     # `values` holds the multiplied learning rate; the group keeps its multiplier.
     values["lr"] = group.hyperparameters["lr"] if values["lr"] == group.values()["lr"] else values["lr"]
     lr_mult = group.lr_mult if values["lr"] == group.hyperparameters["lr"] else 1.0
@@ -251,8 +257,9 @@ def lower(state: TrainingState, to: str, *, allow: str | None = None) -> dict[st
     out: dict[str, dict[str, np.ndarray]] = {}
     for name in state.names:
         have = state.full_slots(name)
-        rule = state.spec.group(name).rule
-        out[name] = {n: target.to_native(n, have[role], rule) for n, role in target.slots if role in have}
+        group = state.spec.group(name)
+        own = find(group.native) if target.composed(group) is not None else target
+        out[name] = {n: own.to_native(n, have[role], group.rule) for n, role in own.slots if role in have}
         if MASTER in have:
             out[name][MASTER] = have[MASTER]
         if target.step_slot:

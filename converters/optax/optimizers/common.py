@@ -33,6 +33,8 @@ __all__ = [
     "Constant",
     "Curvatures",
     "Each",
+    "Gathered",
+    "Guarded",
     "OptaxNative",
     "Ring",
     "Shared",
@@ -92,6 +94,38 @@ class Curvatures:
     second: str
 
 
+class Gathered(dict[str, State]):
+    """The state of `optax.MultiSteps` around another: ``every`` calls make one update."""
+
+    def __init__(self, inner: State, every: int) -> None:
+        super().__init__(
+            mini_step="#calls since the last update",
+            gradient_step="#updates",
+            inner_opt_state=inner,
+            acc_grads="accumulated_grad",
+            skip_state=EMPTY,
+        )
+        self.every = every
+
+
+class Guarded(dict[str, State]):
+    """The state of `optax.apply_if_finite` around another.
+
+    counted: whether the rule reads the number of calls that were not skipped (slot ``updates``).
+    """
+
+    def __init__(self, inner: State, counted: bool) -> None:
+        super().__init__(
+            notfinite_count=Shared("bad_updates"),
+            last_finite="#whether",
+            total_notfinite="#all",
+            inner_state=inner,
+        )
+        self.counted = counted
+
+
+# What chains put around any alias: see ``chain.py``.
+_AROUND = tuple((s, s) for s in ("accumulated_grad", "updates", "bad_updates"))
 _NAMES = ("mask", "weight_decay_mask")
 _DTYPES = ("mu_dtype", "accumulator_dtype")
 
@@ -168,7 +202,7 @@ def native(
             if k != "decay" or "decay" in families()[family].options
         },
         links={"lr": Link("learning_rate"), **links},
-        slots=slots,
+        slots=(*slots, *_AROUND),
         variants=tuple({**v, **d} for v in variants for d in decay),
         aliases={"lr": "learning_rate"},
         inert=others.pop("inert", frozenset()) | {LINKS_KEY},

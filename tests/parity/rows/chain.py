@@ -75,6 +75,24 @@ ROWS = [
     ),
     optax(
         "chain",
+        "MultiSteps around a clip and Adam",
+        links=[
+            ("MultiSteps", {"every_k_schedule": 3, "accumulator_dtype": None}),
+            ("clip_by_global_norm", {"max_norm": 1.0}),
+            ("adam", {"learning_rate": 0.01}),
+        ],
+    ),
+    optax(
+        "chain",
+        "apply_if_finite around the sum of two gradients",
+        links=[
+            ("apply_if_finite", {"max_consecutive_errors": 2}),
+            ("MultiSteps", {"every_k_schedule": 2, "use_grad_mean": False, "accumulator_dtype": None}),
+            ("sgd", {"learning_rate": 0.01, "momentum": 0.9}),
+        ],
+    ),
+    optax(
+        "chain",
         "clip before signum",
         links=[("clip", {"max_delta": 0.1}), ("signum", {"learning_rate": 0.01})],
     ),
