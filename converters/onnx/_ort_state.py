@@ -280,5 +280,5 @@ def _check_attributes(entry: Native, arguments: Mapping[str, Any], where: str) -
     if differ:
         raise CheckpointError(
             f"{where}: {model} beside it has {', '.join(f'{k}={there[k]}' for k in differ)}; the state needs "
-            f"{', '.join(f'{k}={arguments[k]}' for k in differ)}; make the model with these"
+            f"{', '.join(f'{k}={arguments[k]}' for k in differ)}; set these attributes of its node"
         )
