@@ -134,34 +134,12 @@ def rules() -> Mapping[str, Callable[[Op, str], Gradients]]:
 # Nothing flows back through these: their outputs are counts, indexes or masks, or do not depend on
 # the input's values.
 _FLAT = frozenset(
-    [
-        "Shape",
-        "Size",
-        "ConstantOfShape",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Not",
-        "And",
-        "Or",
-        "Xor",
-        "ArgMax",
-        "ArgMin",
-        "NonZero",
-        "IsNaN",
-        "IsInf",
-        "Sign",
-        "Floor",
-        "Ceil",
-        "Round",
-        "OneHot",
-        "EyeLike",
-        "RandomNormalLike",
-        "RandomUniformLike",
-        "Bernoulli",
-    ]
+    (
+        *("Shape", "Size", "ConstantOfShape", "ArgMax", "ArgMin", "NonZero", "OneHot", "EyeLike"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
+        *("IsNaN", "IsInf", "Sign", "Floor", "Ceil", "Round"),
+        *("RandomNormalLike", "RandomUniformLike", "Bernoulli"),
+    )
 )
 _REFUSED = {
     **dict.fromkeys(("If", "Loop", "Scan"), "control flow has no gradient here; unroll it in the exporter"),

@@ -64,11 +64,8 @@ def _product(op: Op, a: str, b: str) -> str:
         lead = sa[:-2] if len(sa) >= len(sb) else sb[:-2]
         other = sb[:-2] if len(sa) >= len(sb) else sa[:-2]
         wide = (1,) * (len(lead) - len(other)) + tuple(other)
-        t.shapes[out] = (
-            *tuple(x if y == 1 or x == y else y if x == 1 else None for x, y in zip(lead, wide, strict=True)),
-            sa[-2],
-            sb[-1],
-        )
+        batch = [x if y in (1, x) else y if x == 1 else None for x, y in zip(lead, wide, strict=True)]
+        t.shapes[out] = (*batch, sa[-2], sb[-1])
     return out
 
 
