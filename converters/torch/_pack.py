@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from optexport.converters.torch._tensors import DTYPES, STORAGE_CLASSES
 from optexport.errors import CheckpointError
+from optexport.state.files import told
 from optexport.state.lazy import LazyArray
 from optexport.state.pickles import Global, Persistent, Reduce, dumps
-from optexport.state.stream import byte_blocks
+from optexport.state.stream import write_summed
 
 __all__ = ["Pack", "dtype_name"]
 
@@ -83,17 +85,36 @@ class Pack:
         Returns the number of bytes. file: seekable, since a sum stands before what it is the sum of.
         """
         members = _Members(file)
-        members.add("data.pkl", [memoryview(dumps(value, 2))])
+        members.add("data.pkl", dumps(value, 2))
         for name, text in (
             (".format_version", b"1"),
             (".storage_alignment", b"64"),
             ("byteorder", b"little"),
         ):
-            members.add(name, [memoryview(text)])
-        for key, array in enumerate(self.storages):
-            members.add(f"data/{key}", byte_blocks(array), array.nbytes)
-        members.add("version", [memoryview(b"3\n")])
+            members.add(name, text)
+        members.add_arrays({f"data/{key}": array for key, array in enumerate(self.storages)})
+        members.add("version", b"3\n")
         return members.end()
+
+
+class _Crc32:
+    """The checksum of zips, in the making."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def update(self, data: memoryview, /) -> None:
+        self.value = zlib.crc32(data, self.value)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a member's header and data stand, counted from the zip's begin."""
+
+    name: bytes
+    size: int
+    header: int
+    data: int
 
 
 class _Members:
@@ -105,28 +126,39 @@ class _Members:
         self.count = 0
         self.directory = bytearray()
 
-    def add(
-        self, short: str, pieces: Iterator[memoryview] | list[memoryview], size: int | None = None
-    ) -> None:
-        size = sum(map(len, pieces)) if size is None else size  # type: ignore[arg-type]
+    def add(self, short: str, data: bytes) -> None:
+        place = self.placed(short, len(data))
+        self.header(place, zlib.crc32(data))
+        self.file.write(data)
+
+    def add_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Headers after the data: each has the sum of what follows it."""
+        places = [self.placed(short, array.nbytes) for short, array in arrays.items()]
+        parts = [(self.start + p.data, a) for p, a in zip(places, arrays.values(), strict=True)]
+        sums = write_summed(self.file, parts, _Crc32, told(self.file))
+        for place, crc in zip(places, sums, strict=True):
+            self.file.seek(self.start + place.header)
+            self.header(place, crc.value)
+        self.file.seek(self.start + self.at)
+
+    def placed(self, short: str, size: int) -> _Place:
+        """The next member's place."""
         name = f"{_ROOT}/{short}".encode()
+        start = self.at + 30 + len(name) + (20 if size >= ZIP64_FROM else 0) + 4
+        place = _Place(name, size, self.at, start + -start % _ALIGNMENT)
+        self.at = place.data + size
+        return place
+
+    def header(self, place: _Place, crc: int) -> None:
+        name, size = place.name, place.size
         wide = struct.pack("<HHQQ", 1, 16, size, size) if size >= ZIP64_FROM else b""
-        start = self.at + 30 + len(name) + len(wide) + 4
-        padding = -start % _ALIGNMENT
+        padding = place.data - place.header - 30 - len(name) - len(wide) - 4
         extra = wide + struct.pack("<HH", 0x4246, padding) + b"Z" * padding
         shown = _FULL if wide else size
         head = struct.pack("<HHHHH", 45 if wide else 20, _UTF8, 0, 0, _DATE)
-        tail = struct.pack("<IIHH", shown, shown, len(name), len(extra)) + name + extra
-        self.file.write(struct.pack("<I", 0x04034B50) + head + bytes(4) + tail)
-        crc = 0
-        for piece in pieces:
-            crc = zlib.crc32(piece, crc)
-            self.file.write(piece)
-        self.file.seek(self.start + self.at + 4 + len(head))
-        self.file.write(struct.pack("<I", crc))
-        self.file.seek(self.start + start + padding + size)
-        self.directory += _central(name, head, crc, shown, size, self.at)
-        self.at = start + padding + size
+        tail = struct.pack("<IIIHH", crc, shown, shown, len(name), len(extra)) + name + extra
+        self.file.write(struct.pack("<I", 0x04034B50) + head + tail)
+        self.directory += _central(name, head, crc, shown, size, place.header)
         self.count += 1
 
     def end(self) -> int:

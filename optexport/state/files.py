@@ -21,10 +21,11 @@ import numpy as np
 from optexport.errors import CheckpointError
 
 __all__ = [
+    "Sending",
     "give_back",
     "map_file",
-    "start_writing",
     "tell_write",
+    "told",
     "told_of_writes",
     "whole_or_nothing",
     "whole_or_nothing_directory",
@@ -32,6 +33,8 @@ __all__ = [
 
 # What is written is sent to the disk in pieces of this size, while the next is made.
 _SENT = 1 << 24
+# A write worth a look at how much has added up.
+_LARGE = 1 << 16
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -108,11 +111,23 @@ def give_back(array: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
 
-def start_writing(handle: int, start: int, size: int) -> None:
-    """Have the disk begin to write these bytes of an open file, without waiting for it."""
-    if hasattr(os, "posix_fadvise"):
+class Sending:
+    """Has the disk begin to write an open file while more of it is being made, so that the end waits less."""
+
+    def __init__(self, handle: int, at: int) -> None:
+        self.handle, self.sent = handle, at
+
+    def written(self, end: int) -> None:
+        """All bytes before ``end`` are in the file.
+
+        The last of them wait: who writes to a page that is on its way to the disk waits for it to be there.
+        """
+        stop = (end - _SENT // 4) // _SENT * _SENT
+        if stop <= self.sent or not hasattr(os, "posix_fadvise"):
+            return
         with contextlib.suppress(OSError):
-            os.posix_fadvise(handle, start, size, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.handle, self.sent, stop - self.sent, os.POSIX_FADV_DONTNEED)
+        self.sent = stop
 
 
 _TELL: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar("tell", default=None)
@@ -122,22 +137,28 @@ class _Told:
     """A file whose writes are told as they are made, and sent to the disk as they add up."""
 
     def __init__(self, file: BinaryIO, tell: Callable[[int], None] | None) -> None:
-        self._file, self._tell, self._unsent = file, tell, 0
+        self._file, self._tell = file, tell
+        self._sending = Sending(file.fileno(), 0)
 
     def write(self, data: bytes | memoryview) -> int:
         self._file.write(data)
         size = memoryview(data).nbytes
-        self._unsent += size
-        if self._unsent >= _SENT:
-            self._file.flush()
-            start_writing(self._file.fileno(), self._file.tell() - self._unsent, self._unsent)
-            self._unsent = 0
+        if size >= _LARGE:
+            self._sending.written(self._file.tell())
+        self.told(size)
+        return size
+
+    def told(self, size: int) -> None:
         if self._tell is not None:
             self._tell(size)
-        return size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def told(file: BinaryIO) -> Callable[[int], None] | None:
+    """Who hears of writes to a file of `whole_or_nothing`, for one who writes beside its ``write``."""
+    return file.told if isinstance(file, _Told) else None
 
 
 @contextlib.contextmanager

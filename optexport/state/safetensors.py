@@ -6,6 +6,7 @@ checked as the format's own library does.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -216,8 +217,12 @@ def write_tensors(
     # The sums stand before what they are the sums of, and are made while that is written.
     start, blank = file.tell(), header(dict.fromkeys(names, "0" * 64))
     file.write(blank)
-    sums = dict(zip(names, write_summed(file, arrays, on_tensor), strict=True))
-    end, text = file.tell(), header(sums)
+    end, placed = file.tell(), []
+    for array in arrays:
+        placed.append((end, array))
+        end += array.nbytes
+    made = write_summed(file, placed, hashlib.sha256, on_tensor)
+    text = header({name: s.hexdigest() for name, s in zip(names, made, strict=True)})
     if len(text) != len(blank):
         raise AssertionError("metadata changed its length with the sums")
     file.seek(start)

@@ -7,22 +7,24 @@ being prepared.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
-from .files import give_back, start_writing
+from .files import Sending, give_back
 from .lazy import LazyArray
 
-__all__ = ["BLOCK", "byte_blocks", "elements", "write_summed"]
+__all__ = ["BLOCK", "Sum", "byte_blocks", "elements", "write_summed"]
 
 BLOCK = 1 << 20
-# Two are enough where one core sums and the other writes; more only help small tensors.
-_SENT = 1 << 23
+# An array from this size on is sent to the disk while it is written.
+_ALONE = 1 << 26
+# Blocks whose pages are kept before they are given back together.
+_KEPT = 8
+# A core each: summing takes longer than a copy.
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -42,17 +44,20 @@ def elements(array: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
     if array.flags.c_contiguous:
         flat = array.reshape(-1)
         count = max(1, size // max(1, flat.itemsize))
+        used = 0
         for start in range(0, flat.size, count):
-            block = flat[start : start + count]
-            yield block
-            give_back(block)
+            yield flat[start : start + count]
+            if start - used >= _KEPT * count:
+                give_back(flat[used:start])
+                used = start
+        give_back(flat[used:])
     elif array.nbytes <= size:
         yield np.ascontiguousarray(array).reshape(-1)
     else:
         rows = max(1, size * len(array) // array.nbytes)
         for start in range(0, len(array), rows):
             # One row alone may be too large still.
-            yield from elements(array[start] if rows == 1 else array[start : start + rows], max(size, 1))
+            yield from elements(array[start] if rows == 1 else array[start : start + rows], size)
 
 
 def byte_blocks(array: np.ndarray, size: int = BLOCK) -> Iterator[memoryview]:
@@ -63,58 +68,67 @@ def byte_blocks(array: np.ndarray, size: int = BLOCK) -> Iterator[memoryview]:
         yield block.view(np.uint8).data
 
 
-def write_summed(
-    file: BinaryIO, arrays: Sequence[np.ndarray], on_array: Callable[[int], None] | None = None
-) -> list[str]:
-    """Write arrays one after another from where ``file`` stands; the sha256 of each, in order.
+class Sum(Protocol):
+    """A checksum in the making, as of `hashlib`."""
 
-    Several are summed and written at once, each at its place, since a sum takes longer than a copy.
-    on_array: called with the number of bytes of each that is done, in order.
+    def update(self, data: memoryview, /) -> None: ...
+
+
+S = TypeVar("S", bound=Sum)
+
+
+def write_summed(
+    file: BinaryIO,
+    placed: Sequence[tuple[int, np.ndarray]],
+    new: Callable[[], S],
+    on_array: Callable[[int], None] | None = None,
+) -> list[S]:
+    """Write arrays at their places in ``file``, in ascending order; the sum of each, in that order.
+
+    Several are summed and written at once, since that takes longer than a disk or its cache needs.
+    new: makes a sum without data. on_array: called with the number of bytes of each that is done, in
+    order. Where ``file`` stands afterwards is not said.
     """
     file.flush()
-    handle, at = file.fileno(), file.tell()
-    places = []
-    for array in arrays:
-        places.append(at)
-        at += array.nbytes
-    sums: list[str] = []
-    if not hasattr(os, "pwrite"):
-        for array in arrays:
-            sums.append(_write_on(file, array))
-            if on_array is not None:
-                on_array(array.nbytes)
+    handle = file.fileno()
+    sending = Sending(handle, placed[0][0] if placed else 0)
+    sums: list[S] = []
+
+    def done(made: S, place: int, array: np.ndarray) -> None:
+        sums.append(made)
+        sending.written(place + array.nbytes)
+        if on_array is not None:
+            on_array(array.nbytes)
+
+    if len(placed) < 2 or not hasattr(os, "pwrite"):
+        for place, array in placed:
+            done(_written(handle, place, array, new()), place, array)
         return sums
     with ThreadPoolExecutor(_WORKERS) as pool:
-        jobs = [pool.submit(_write_at, handle, p, a) for p, a in zip(places, arrays, strict=True)]
+        jobs = [pool.submit(_written, handle, place, array, new()) for place, array in placed]
         try:
-            for job, array in zip(jobs, arrays, strict=True):
-                sums.append(job.result())
-                if on_array is not None:
-                    on_array(array.nbytes)
+            for job, (place, array) in zip(jobs, placed, strict=True):
+                done(job.result(), place, array)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    file.seek(at)
     return sums
 
 
-def _write_on(file: BinaryIO, array: np.ndarray) -> str:
-    digest = hashlib.sha256()
+def _written(handle: int, at: int, array: np.ndarray, total: S) -> S:
+    sending = Sending(handle, at)
     for block in byte_blocks(array):
-        digest.update(block)
-        file.write(block)
-    return digest.hexdigest()
-
-
-def _write_at(handle: int, at: int, array: np.ndarray) -> str:
-    digest, sent = hashlib.sha256(), at
-    for block in byte_blocks(array):
-        digest.update(block)
+        total.update(block)
         while len(block):
-            done = os.pwrite(handle, block, at)
+            done = _pwrite(handle, block, at)
             block, at = block[done:], at + done
-        if at - sent >= _SENT:
-            start_writing(handle, sent, at - sent)
-            sent = at
-    start_writing(handle, sent, at - sent)
-    return digest.hexdigest()
+        if array.nbytes >= _ALONE:
+            sending.written(at)
+    return total
+
+
+def _pwrite(handle: int, data: memoryview, at: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(handle, data, at)
+    os.lseek(handle, at, os.SEEK_SET)
+    return os.write(handle, data)
