@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from typing import Any
 
 from optexport.errors import CheckpointError
+from optexport.state.limits import parse_json
 
 from ._h5 import Mapped
 
@@ -82,7 +82,7 @@ class Archive:
             raise CheckpointError(f"{self._where}: expected {CONFIG} of at most {_LONGEST_CONFIG} bytes")
         raw = self.bytes_of(CONFIG)
         try:
-            config = json.loads(raw)
+            config = parse_json(raw)
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self._where}: {CONFIG}: expected JSON: {error}") from None
         if not isinstance(config, dict):

@@ -13,13 +13,13 @@ Names of variables, of Keras 3, of Keras 2.11 on, and before:
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.limits import parse_json
 from optexport.state.native import NativeGroup, NativeState, Weights
 
 from ._h5 import H5, SIGNATURE
@@ -92,7 +92,7 @@ def _config(h5: H5, where: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: attribute training_config: expected JSON: {error}") from None
     optimizer = found.get("optimizer_config") if isinstance(found, dict) else None

@@ -7,7 +7,6 @@ A group of variables that did not fit into one file goes on in the next.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -17,6 +16,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.limits import parse_json
 
 from ._beside import beside
 from ._h5 import H5
@@ -110,7 +110,7 @@ def _weight_map(path: str) -> dict[str, list[str]]:
     if len(data) > _LONGEST:
         raise CheckpointError(f"{path}: expected a list of at most {_LONGEST} bytes, found {len(data)}")
     try:
-        held: Any = json.loads(bytes(data))
+        held: Any = parse_json(bytes(data))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON: {error}") from None
     found = held.get("weight_map") if isinstance(held, Mapping) else None

@@ -11,7 +11,6 @@ the attribute ``optexport`` with the same JSON.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.limits import parse_json
 from optexport.state.native import NativeState, Weights
 
 from ._archive import Archive, is_archive
@@ -81,7 +81,7 @@ def _noted(h5: Container, where: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        note = json.loads(text)
+        note = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: attribute {NOTE!r}: expected JSON: {error}") from None
     return note if isinstance(note, dict) else None

@@ -20,6 +20,18 @@ Tree = dict[str, Any]
 
 CHUNK = 1 << 30
 _CHUNKED = "__msgpack_chunked_array__"
+_MOST_VALUES = 2_000_000
+# First byte -> bytes of the length that follows, and of the extension's type.
+_LENGTHS = {
+    **{0xC4 + i: (1 << i, 0) for i in range(3)},
+    **{0xC7 + i: (1 << i, 1) for i in range(3)},
+    **{0xD9 + i: (1 << i, 0) for i in range(3)},
+}
+# First byte -> bytes of the value, of the length of a list or a map, or of an extension.
+_FIXED = {
+    **{0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8},
+    **{0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4},
+}
 _NAMES = frozenset(
     ("bool", *(f"{k}{n}" for k in ("int", "uint") for n in (8, 16, 32, 64)), "float16", "float32", "float64")
 )
@@ -60,6 +72,7 @@ def load_msgpack(data: memoryview, file: str) -> Tree:
             raise CheckpointError(f"{file}: extension type {code}: expected 1 or 3, an array or a number")
         return _array(msgpack, raw, file)
 
+    _count(data, file)
     try:
         root = msgpack.unpackb(data, ext_hook=made, raw=False, strict_map_key=True)
     except CheckpointError:
@@ -71,7 +84,25 @@ def load_msgpack(data: memoryview, file: str) -> Tree:
     return _tidy(root, file)  # type: ignore[no-any-return]
 
 
+def _count(data: memoryview, file: str) -> None:
+    """Refuse a file of more values than a checkpoint has: a byte of it can become a hundred of memory."""
+    at, size, seen = 0, len(data), 0
+    while at < size:
+        head = data[at]
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise CheckpointError(f"{file}: more than {_MOST_VALUES} values; expected arrays; refused")
+        if head in _LENGTHS:
+            width, extra = _LENGTHS[head]
+            at += 1 + width + extra + int.from_bytes(data[at + 1 : at + 1 + width], "big")
+        elif 0xA0 <= head <= 0xBF:
+            at += 1 + (head & 0x1F)
+        else:
+            at += 1 + _FIXED.get(head, 0)
+
+
 def _array(msgpack: Any, raw: bytes, file: str) -> np.ndarray:
+    _count(memoryview(raw), file)
     body = msgpack.unpackb(raw, raw=False)
     if not isinstance(body, list | tuple) or len(body) != 3:
         raise CheckpointError(f"{file}: an array: expected shape, dtype and bytes; the file is damaged")
@@ -117,6 +148,8 @@ def _joined(value: Mapping[str, Any], file: str) -> np.ndarray:
     try:
         sizes = tuple(int(shape[str(i)]) for i in range(len(shape)))
         pieces = [chunks[str(i)] for i in range(len(chunks))]
+        if any(n < 0 for n in sizes):  # NumPy would take -1 for "the rest"
+            raise ValueError
         whole: np.ndarray = np.concatenate([p.ravel() for p in pieces]).reshape(sizes)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{file}: the pieces of an array do not make its shape") from None

@@ -10,7 +10,6 @@ by one, so a key may have a dot.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.limits import parse_json
 
 from ._stores import open_store
 from ._zarr import Room, open_leaf, read_leaf
@@ -129,7 +129,7 @@ def _json(path: Path, where: str) -> dict[str, Any]:
     if path.is_symlink():
         raise CheckpointError(f"{path}: is a link; nothing outside the checkpoint's own folder is read")
     try:
-        found = json.loads(bytes(map_file(path)))
+        found = parse_json(bytes(map_file(path)))
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: no JSON; the file is damaged") from None
     if not isinstance(found, dict):

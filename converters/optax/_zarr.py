@@ -7,7 +7,6 @@ unpacked to the bytes that its shape takes, no more.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import mmap
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.formats import needed
+from optexport.state.limits import parse_json
 
 from ._stores import Store
 
@@ -110,7 +110,7 @@ def open_leaf(store: Store, name: str, where: str, always_stored: bool) -> Leaf:
             try:
                 if len(raw) > _LONG:
                     raise ValueError
-                meta = json.loads(bytes(raw))
+                meta = parse_json(bytes(raw))
             except (ValueError, RecursionError):
                 raise CheckpointError(
                     f"{where}: {file} is no JSON of an array; the file is damaged"

@@ -66,6 +66,8 @@ class _Directory:
 
     def load(self) -> dict[Any, Any]:
         name = f"{self.file}/.metadata"
+        if (self.folder / ".metadata").is_symlink():
+            raise CheckpointError(f"{name}: is a symbolic link; refused: put the file itself there")
         index = loads(map_file(self.folder / ".metadata"), file=name, constructors=CONSTRUCTORS)
         fields = self.fields(index, "Metadata")
         items = fields.get("state_dict_metadata")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from optexport.converters.torch._zip import load_zip
 from optexport.errors import CheckpointError
 from optexport.state.bundle import read_tensors
 from optexport.state.files import map_file
+from optexport.state.limits import parse_json
 from optexport.state.native import Weights
 from optexport.state.pickles.objects import brief
 
@@ -94,6 +94,8 @@ def _sharded(folder: Path, index: str) -> tuple[dict[str, np.ndarray], list[str]
     if not isinstance(said, dict) or not said or not all(isinstance(f, str) for f in said.values()):
         raise CheckpointError(f"{where}: expected weight_map, from tensor to file, found {brief(said)}")
     shards = list(dict.fromkeys(said.values()))
+    for shard in shards:
+        inside(folder, shard)
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
         held = _tensors(folder, shard)
@@ -153,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(data) > _MAX_JSON:
         raise CheckpointError(f"{path}: has {len(data)} bytes; expected a JSON file of at most {_MAX_JSON}")
     try:
-        value = json.loads(bytes(data).decode())
+        value = parse_json(bytes(data).decode())
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: expected JSON, found other bytes") from None
     if not isinstance(value, dict):

@@ -20,6 +20,7 @@ from optexport.converters.torch._interpret import step_of
 from optexport.converters.torch._write import state_dict
 from optexport.errors import CheckpointError
 from optexport.state import bundle
+from optexport.state.limits import parse_json
 from optexport.state.native import NativeGroup, NativeState, Weights
 from optexport.state.pickles.objects import brief
 from optexport.state.safetensors import is_safetensors, metadata, read_tensors, write_tensors
@@ -118,7 +119,7 @@ def read_state(path: str) -> NativeState:
             if "step" in keys
             else _common_step(tensors, layout, path)
         )
-    numbers = [param.isdigit() for param in held]
+    numbers = [_is_number(param) for param in held]
     if any(numbers) and not all(numbers):
         raise CheckpointError(
             f"{path}: some parameters have numbers and some names ({', '.join([*held][:4])}…)"
@@ -212,9 +213,13 @@ def _split(tensors: Mapping[str, Any], layout: _Layout) -> tuple[dict[str, dict[
     if not layout.prefix:
         # Nothing but the names tells state from weights here: a parameter needs a slot that is sure, or two.
         held = {p: s for p, s in held.items() if _SURE.intersection(s) or ("step" in s and len(s) > 1)}
-    order = sorted(held, key=lambda p: (int(p), p) if p.isdigit() and len(p) < 10 else (0, p))
+    order = sorted(held, key=lambda p: (int(p), p) if _is_number(p) else (0, p))
     taken = _keys(held)
     return {param: held[param] for param in order}, [key for key in tensors if key not in taken]
+
+
+def _is_number(param: str) -> bool:
+    return param.isascii() and param.isdecimal() and len(param) < 10
 
 
 def _keys(held: Mapping[str, Mapping[str, str]]) -> set[str]:
@@ -297,7 +302,7 @@ def _listed(state: NativeState, given: list[dict[str, Any]], path: str) -> list[
     keys = [key for group in groups for key in group.params]
     if len(set(keys)) != len(keys):
         raise CheckpointError(f"{path}: a parameter is in two groups of the metadata")
-    if state.named and all(key.isdigit() for key in keys):
+    if state.named and all(_is_number(key) for key in keys):
         # Numbers, as state_dict() has them, in the groups of a file that keeps names: one group alone says it.
         if len(groups) > 1 or len(keys) != len(params):
             raise CheckpointError(
@@ -305,7 +310,7 @@ def _listed(state: NativeState, given: list[dict[str, Any]], path: str) -> list[
             )
         groups[0].params = params
         return groups
-    if not state.named and not all(key.isdigit() for key in keys) and len(keys) >= len(params):
+    if not state.named and not all(_is_number(key) for key in keys) and len(keys) >= len(params):
         names = {str(position): key for position, key in enumerate(keys)}
         if not set(params) <= set(names):
             raise CheckpointError(
@@ -325,6 +330,6 @@ def _listed(state: NativeState, given: list[dict[str, Any]], path: str) -> list[
 
 def _json(text: str, what: str, path: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: {what} of the metadata is {brief(text)}; expected JSON") from None

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from optexport.errors import CheckpointError
+from optexport.state.limits import holdable
 from optexport.state.pickles import BASICS, NUMPY, Constant, GlobalRef, Ordered, record
 from optexport.state.pickles.objects import brief
 
@@ -126,6 +127,8 @@ class Tensor:
         if len(size) != len(stride):
             raise CheckpointError(f"{where}: a tensor has {len(size)} sizes and {len(stride)} strides")
         total = math.prod(size)
+        if not holdable(size, dtype.itemsize):
+            raise CheckpointError(f"{where}: a tensor of sizes {size}, which no array can have")
         if total == 0:
             empty = np.empty(size, dtype)
             empty.flags.writeable = False

@@ -20,6 +20,7 @@ from ..rules.base import Hyper
 from ..schedules.base import Schedule
 from ..schedules.wire import schedule_from_message, schedule_to_message
 from ..specs import Group, Spec
+from .limits import parse_json
 
 __all__ = [
     "message_text",
@@ -74,7 +75,7 @@ def parse_message(name: str, text: str, where: str) -> Any:
 
 def _version(text: str) -> int:
     try:
-        value = json.loads(text)["version"]
+        value = parse_json(text)["version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return 0
     return value if isinstance(value, int) else 0
@@ -164,7 +165,7 @@ def _arguments(text: str, where: str) -> dict[str, Any]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         raise CheckpointError(f"{where}: expected JSON, found {text[:80]!r}") from None
 

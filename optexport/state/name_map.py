@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import NamingError
 from .axes import Axes
 from .files import whole_or_nothing
+from .limits import parse_json
 from .patterns import fill, match, wildcards
 from .schema import check, schema
 
@@ -245,7 +246,7 @@ def read_map(path: str) -> NameMap:
             data = f.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise NamingError(f"{path}: expected a map of names of at most {_MOST_BYTES} bytes")
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=lambda pairs: _once(pairs, path))
+        value = parse_json(data.decode("utf-8-sig"), object_pairs_hook=lambda pairs: _once(pairs, path))
     except FileNotFoundError:
         raise NamingError(f"{path}: no such file; expected a map of names") from None
     except (OSError, ValueError, RecursionError) as e:

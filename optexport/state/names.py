@@ -7,12 +7,12 @@ nothing: that is an error, never a guess by position.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import NamingError
+from .limits import parse_json
 from .native import Weights
 
 __all__ = ["check_shapes", "match_by_shape", "names_from_list", "parameters", "read_names"]
@@ -51,7 +51,7 @@ def read_names(path: str) -> list[str]:
         ) from None
     if text.lstrip().startswith("["):
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except (ValueError, RecursionError) as e:
             raise NamingError(f"{path}: expected a JSON list of names: {e}") from None
         names = [n for item in value for n in (item if isinstance(item, list) else [item])]

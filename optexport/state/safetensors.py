@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from .files import map_file
+from .limits import holdable, parse_json
 from .stream import byte_blocks, write_summed
 
 __all__ = ["is_safetensors", "is_text", "metadata", "read_tensors", "tensor_bytes", "write_tensors"]
@@ -87,7 +88,8 @@ def read_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     view = map_file(path)
     header, start = _header(path, view)
-    meta = header.pop("__metadata__", {})
+    meta = header.pop("__metadata__", None)
+    meta = {} if meta is None else meta  # null is how MLX says nothing
     if not isinstance(meta, dict) or not all(isinstance(v, str) for v in meta.values()):
         raise CheckpointError(f"{path}: expected text in __metadata__, found other values")
     out, end = {}, 0
@@ -108,6 +110,11 @@ def read_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         if start + last > len(view):
             raise CheckpointError(
                 f"{path}: tensor {name!r} ends at byte {start + last} of {len(view)}; the file is truncated"
+            )
+        if not holdable(shape, dtype.itemsize):
+            raise CheckpointError(
+                f"{path}: tensor {name!r}: expected a shape that an array can have, found {len(shape)} "
+                f"dimensions, {list(shape[:4])}…"
             )
         out[name] = np.frombuffer(view, dtype, count, start + first).reshape(shape)
         end = last
@@ -135,9 +142,10 @@ def _header(path: str, view: memoryview) -> tuple[dict[str, Any], int]:
     try:
         if text[:1] != b"{":
             raise ValueError
-        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: expected a safetensors header in JSON, found other bytes") from None
+        header: dict[str, Any] = parse_json(text, object_pairs_hook=no_duplicates)
+    except ValueError as error:
+        said = f"found other bytes: {' '.join(str(error).split())[:120]}".removesuffix(": ")
+        raise CheckpointError(f"{path}: expected a safetensors header in JSON, {said}") from None
     for name in header:
         if not is_text(name):
             raise CheckpointError(

@@ -22,7 +22,8 @@ class Attack:
 
     name: of the folder that it is written to.
     build: writes it into an empty folder and gives the path to open. ``folder.parent / SECRET_FILE`` exists.
-    says: what the error must say, beside the file's name.
+    says: what the error must say, beside the file's name; None where a reader may accept the file, since
+        it takes nothing of it that could do harm.
     format: to open it as; None to have it detected.
     weights: it is a weights file; the error is that of reading it as such.
     needs: modules that must be importable, to make it or to read it as far as the attack.
@@ -31,7 +32,7 @@ class Attack:
 
     name: str
     build: Callable[[Path], Path]
-    says: str
+    says: str | None
     format: str | None = None
     weights: bool = False
     needs: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ ATTACKS: dict[str, Attack] = {}
 
 
 def attack(
-    says: str,
+    says: str | None,
     *,
     format: str | None = None,
     weights: bool = False,

@@ -105,7 +105,7 @@ PAYLOADS: dict[str, tuple[Callable[[], bytes], str]] = {
     "bytearray_of_a_length": (lambda: called("builtins", "bytearray", b"\x8a\x05\x00\x00\x00\x00\x10"), ""),
     "many_lists": (lambda: b"\x80\x04(" + b"]" * MANY + b"l.", "containers and objects"),
     "many_sets": (lambda: b"\x80\x04(" + b"\x8f" * MANY + b"l.", "containers and objects"),
-    "many_objects": 
+    "many_objects": (
         lambda: b"\x80\x02ccollections\nOrderedDict\nq\x000(" + b"h\x00)R" * (MANY // 3) + b"l.",
         "containers and objects",
     ),

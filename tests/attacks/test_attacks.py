@@ -32,6 +32,8 @@ def test_attack(hostile: Attack, runner: Runner, tmp_path: Path) -> None:
     outcome = runner.open(path, hostile.format, ways)
     assert outcome.faults() == []
     assert list(tmp_path.rglob(CANARY)) == []
+    if hostile.says is None:
+        return
     said = outcome.said[ways[0]]
     assert said is not None, "the file was accepted"
     assert hostile.says in said and path.name in said
