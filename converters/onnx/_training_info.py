@@ -32,6 +32,8 @@ FORMAT = "onnx-training-info"
 NEXT_T = "T"
 DOMAIN = "ai.onnx.preview.training"
 SPEC = "optexport.spec"
+# What T counts in a model that this wrote; others' may have started at 0 or at 1.
+COUNTS, COMPLETED = "optexport.T", "completed updates"
 ENTRIES = {e.name: e for e in OPTIMIZERS if e.framework == "onnx"}
 _DEEP = 16
 
@@ -163,6 +165,8 @@ class _Reader:
             self.fail(f"T is {step}; expected a whole number ≥ 0")
         if self._counted_before(node.inputs[1]):
             out["t0"] = 1
+        elif self.model.metadata.get(COUNTS) == COMPLETED:
+            out["t0"] = 0
         return out, None if step is None else int(step)
 
     def _counted_before(self, name: str) -> bool:
@@ -357,6 +361,7 @@ def _model(state: NativeState, entry: Native, lanes: list[_Lane], outside: _Outs
         *pb.message(7, main),
         *pb.message(8, [*pb.text(1, ""), *pb.number(2, 17)]),
         *pb.message(8, [*pb.text(1, DOMAIN), *pb.number(2, 1)]),
+        *pb.key_value(14, COUNTS, COMPLETED),
         *pb.message(20, [*pb.message(2, algorithm), *bindings]),
     ]
 
