@@ -75,8 +75,16 @@ FOUR = {"0": np.arange(4, dtype=np.float32).tobytes()}
 META = "torch.distributed.checkpoint.metadata"
 
 
-def dcp(folder: Path, size: tuple[int, ...], chunks: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> Path:
-    """A directory with one optimizer whose one tensor is cut into ``chunks`` of (offsets, sizes)."""
+def dcp(
+    folder: Path,
+    size: tuple[int, ...],
+    chunks: list[tuple[tuple[int, ...], tuple[int, ...]]],
+    shared: bool = False,
+) -> Path:
+    """A directory with one optimizer whose one tensor is cut into ``chunks`` of (offsets, sizes).
+
+    shared: equal chunks are stored once.
+    """
     folder.mkdir()
 
     def dims(value: tuple[int, ...]) -> Reduce:
@@ -92,11 +100,12 @@ def dcp(folder: Path, size: tuple[int, ...], chunks: list[tuple[tuple[int, ...],
 
     def store(key: str, offset: Any, value: Any, raw: bytes = b"") -> None:
         piece = save(folder / "tmp", value, {"0": raw}).read_bytes()
+        at = blob.getvalue().find(piece) if shared else -1
         index = made("MetadataIndex", fqn=key, offset=offset, index=None)
         info = made("_StorageInfo", "torch.distributed.checkpoint.filesystem",
-                    relative_path="__0_0.distcp", offset=blob.tell(), length=len(piece))  # fmt: skip
+                    relative_path="__0_0.distcp", offset=blob.tell() if at < 0 else at, length=len(piece))  # fmt: skip
         stored.append((index, info))
-        blob.write(piece)
+        blob.write(piece if at < 0 else b"")
 
     for path, value in items.items():
         key = "optim." + ".".join(map(str, path))

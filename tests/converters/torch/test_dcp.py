@@ -84,3 +84,10 @@ def test_dcp_chunks_are_assembled(tmp_path):
 )
 def test_dcp_chunks_must_tile_their_tensor(tmp_path, chunks, why):
     assert why in refused(dcp(tmp_path / "a", (4,), chunks))
+
+
+def test_dcp_items_cannot_share_bytes(tmp_path):
+    """Else a small file would say that it holds a large checkpoint."""
+    chunks = [((0,), (2,)), ((2,), (2,))]
+    assert read(dcp(tmp_path / "a", (4,), chunks)).slots["w"]["m"].tolist() == [2, 2, 2, 2]
+    assert "two items share bytes" in refused(dcp(tmp_path / "b", (4,), chunks, shared=True))
