@@ -128,9 +128,9 @@ class Axes:
         sizes = self.named_sizes(shape, where)
         before = [n for axis in self.left for n in axis]
         after = [n for axis in self.right for n in axis]
-        cut = array.reshape(*head, *(sizes[n] for n in before))
-        moved = cut.transpose(*range(lead), *(lead + before.index(n) for n in after))
-        return moved.reshape(*head, *self.shape(shape, where))
+        cut = array.reshape((*head, *(sizes[n] for n in before)))
+        moved = cut.transpose((*range(lead), *(lead + before.index(n) for n in after)))
+        return moved.reshape((*head, *self.shape(shape, where)))
 
 
 def _side(text: str, whole: str) -> Side:

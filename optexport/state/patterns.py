@@ -25,31 +25,34 @@ def match(pattern: str, name: str) -> tuple[str, ...] | None:
     Where there are several ways, each wildcard from the left takes as little as it can.
     """
     parts = [p for p in _PARTS.split(pattern) if p]
-    # (part, place in the name) that lead nowhere: each is tried once, so that no name takes long.
-    dead: set[tuple[int, int]] = set()
-    found: list[str] = []
-
-    def go(part: int, at: int) -> bool:
-        if part == len(parts):
-            return at == len(name)
-        if (part, at) in dead:
-            return False
-        text = parts[part]
+    size = len(name)
+    # rest[i]: whether what is left of the name from place i matches the parts that are left. One pass a
+    # part, so that no pattern takes long.
+    rest = [False] * size + [True]
+    tails = [rest]
+    for text in reversed(parts):
         if text[0] != "*":
-            if name.startswith(text, at) and go(part + 1, at + len(text)):
-                return True
+            rest = [name.startswith(text, i) and rest[i + len(text)] for i in range(size + 1)]
         else:
-            for end in range(at + (text == "*"), len(name) + 1):
-                if text == "*" and name[end - 1] in "./":
-                    break
-                found.append(name[at:end])
-                if go(part + 1, end):
-                    return True
-                found.pop()
-        dead.add((part, at))
-        return False
-
-    return tuple(found) if go(0, 0) else None
+            here = [False] * (size + 1)
+            here[size] = text == "**" and rest[size]
+            for i in reversed(range(size)):
+                free = text == "**" or name[i] not in "./"
+                more = free and (here[i + 1] or rest[i + 1])
+                here[i] = more or (text == "**" and rest[i])
+            rest = here
+        tails.append(rest)
+    if not rest[0]:
+        return None
+    found, at = [], 0
+    for text, after in zip(parts, tails[-2::-1], strict=True):
+        if text[0] != "*":
+            at += len(text)
+            continue
+        end = next(i for i in range(at + (text == "*"), size + 1) if after[i])
+        found.append(name[at:end])
+        at = end
+    return tuple(found)
 
 
 def fill(pattern: str, values: Sequence[str]) -> str:

@@ -31,9 +31,7 @@ def batches(kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs as PyTorch has them, and labels."""
     rng = np.random.default_rng(3)
     shape = (16, 7) if kind == "mlp" else (16, 3, 6, 6)
-    return [
-        (rng.standard_normal(shape).astype(np.float32), rng.integers(0, 5, 16)) for _ in range(3 * STEPS)
-    ]
+    return [(rng.standard_normal(shape).astype(np.float32), rng.integers(0, 5, 16)) for _ in range(3 * STEPS)]
 
 
 def torch_model(kind: str) -> Any:
@@ -75,7 +73,12 @@ MAPS: dict[str, list[dict[str, Any]]] = {
         {"from": "0.bias", "to": "layers/conv2d/vars/1"},
         {"from": "2.weight", "to": "layers/depthwise_conv2d/vars/0", "transpose": [2, 3, 0, 1]},
         {"from": "2.bias", "to": "layers/depthwise_conv2d/vars/1"},
-        {"from": "5.weight", "to": "layers/dense/vars/0", "axes": "o (c s) -> (s c) o", "axis_sizes": {"c": 4}},
+        {
+            "from": "5.weight",
+            "to": "layers/dense/vars/0",
+            "axes": "o (c s) -> (s c) o",
+            "axis_sizes": {"c": 4},
+        },
         {"from": "5.bias", "to": "layers/dense/vars/1"},
     ],
 }
@@ -146,7 +149,10 @@ def near(got: Arrays, want: Arrays, bound: float, start: Arrays, steps: int) -> 
 @pytest.mark.parametrize(
     ("source", "arguments", "target", "own"),
     [
-        ("AdamW", {"lr": 0.01, "eps": 1e-5, "weight_decay": 0.1}, "AdamW", {"learning_rate": 0.01, "epsilon": 1e-5, "weight_decay": 0.1}),
+        (
+            "AdamW", {"lr": 0.01, "eps": 1e-5, "weight_decay": 0.1},
+            "AdamW", {"learning_rate": 0.01, "epsilon": 1e-5, "weight_decay": 0.1},
+        ),
         ("SGD", {"lr": 0.05, "momentum": 0.9}, "SGD", {"learning_rate": 0.05, "momentum": 0.9}),
     ],
 )  # fmt: skip
@@ -180,7 +186,10 @@ def test_from_torch_to_keras_and_back(
     assert [{k: v for k, v in e.items() if k != "why"} for e in found] == MAPS[kind]
     model = compiled(kind, target, own)
     model.load_weights(keras_file)
-    assert all(np.array_equal(np.array(v.value), start[n]) for v, n in zip(model.trainable_variables, start, strict=True))
+    assert all(
+        np.array_equal(np.array(v.value), start[n])
+        for v, n in zip(model.trainable_variables, start, strict=True)
+    )
     keras_train(model, data[STEPS : 2 * STEPS])
     run.train(data[STEPS : 2 * STEPS])
     names = list(start)
@@ -232,7 +241,9 @@ def test_a_model_with_other_weights_is_not_guessed(tmp_path: Path) -> None:
             state_file, str(tmp_path / "o.weights.h5"), model=model_file, optimizers=("keras:SGD",),
             target_model=str(tmp_path / "filled.keras"),
         )  # fmt: skip
-    assert "'5.weight' [5, 16] has no counterpart: its values are nowhere in the target model" in str(caught.value)
+    assert "'5.weight' [5, 16] has no counterpart: its values are nowhere in the target model" in str(
+        caught.value
+    )
     assert "layers/dense/vars/0 [16, 5]" in str(caught.value)
     assert not (tmp_path / "o.weights.h5").exists()
 
@@ -256,7 +267,10 @@ def test_adafactor_transposed_goes_on_as_before(tmp_path: Path) -> None:
     map_file.write_text('{"version": 1, "entries": [{"from": "w", "to": "v", "transpose": [1, 0]}]}')
 
     done = convert(
-        str(tmp_path / "run.pt"), str(tmp_path / "o.pt"), model=str(tmp_path / "model.pt"), map_file=str(map_file)
+        str(tmp_path / "run.pt"),
+        str(tmp_path / "o.pt"),
+        model=str(tmp_path / "model.pt"),
+        map_file=str(map_file),
     )
 
     assert done.verdict == "exact"
