@@ -122,6 +122,7 @@ def derive_map(
         if pairs.source[name].shape == pairs.target[name].shape:
             pairs.take(name, name, None, _NAMES)
     told = _by_shape(pairs, [n for n in needed if n in pairs.source])
+    _constants(pairs)
     missing = [n for n in needed if n not in pairs.entries]
     if missing and not partial:
         raise NamingError(_without_counterpart(missing[0], source, pairs, missing[0] in unmatched))
@@ -239,6 +240,20 @@ def _flattened(source: Shape, target: Shape) -> list[Way]:
         for c in range(2, source[axis])
         if source[axis] % c == 0
     ]
+
+
+def _constants(pairs: _Pairs) -> None:
+    """Pair what is left and nothing trains: tensors of one value, where only one has that shape and value."""
+
+    def kind(array: np.ndarray) -> object:
+        return None if _telling(array) else (array.shape, array.dtype.name, array.reshape(-1)[:1].tobytes())
+
+    left = {n: kind(a) for n, a in pairs.source.items()}
+    there = {n: kind(a) for n, a in pairs.target.items()}
+    for name, own in left.items():
+        alike = [t for t, k in there.items() if k == own]
+        if own is not None and len(alike) == 1 and list(left.values()).count(own) == 1:
+            pairs.take(name, alike[0], None, _VALUES)
 
 
 def _by_shape(pairs: _Pairs, needed: Sequence[str]) -> list[str]:

@@ -13,8 +13,10 @@ from . import bundle
 from .files import told_of_writes
 from .formats import BUNDLE, find_format, formats
 from .lift import arranged, lift, native_state
+from .name_map import NameMap, read_map
 from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
 from .native import NativeState, Weights
+from .sharded import is_index, read_shards
 from .training import TrainingState
 
 __all__ = ["detect", "formats", "load", "read_model", "read_native", "save"]
@@ -67,6 +69,8 @@ def read_model(path: str) -> Weights:
     Raises:
         CheckpointError: it is none.
     """
+    if is_index(path):
+        return read_shards(path)
     fmt = detect(path)
     reader = bundle.read_weights if fmt == BUNDLE else find_format(fmt).read_weights
     if reader is None:
@@ -83,6 +87,7 @@ def load(
     optimizer: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     step: int | None = None,
+    mapping: NameMap | str | os.PathLike[str] | None = None,
     optimizer_key: str | None = None,
 ) -> TrainingState:
     """The training state of a file, its tensors mapped, not read.
@@ -91,12 +96,30 @@ def load(
     names: parameter names in the order the optimizer was given them, or a file with them.
     format: where it is not to be detected.
     optimizer, arguments, step: what the file does not hold.
+    mapping: which tensor of another model each one is, or a file that says so; as `rearrange` without consent.
     optimizer_key: which optimizer of a file with several (``"optimizer_states.0"``).
 
     Raises:
-        CheckpointError, NamingError, UnknownNameError, HyperparameterError: one sentence on the cause.
+        CheckpointError, NamingError, UnknownNameError, HyperparameterError, VerdictError: one sentence on the cause.
     """
     path = os.fspath(path)
+    if mapping is not None:
+        from .rearrange import rearrange
+
+        given = mapping if isinstance(mapping, NameMap) else read_map(os.fspath(mapping))
+        state = load(
+            path,
+            model=model,
+            names=names,
+            format=format,
+            optimizer=optimizer,
+            arguments=arguments,
+            step=step,
+            optimizer_key=optimizer_key,
+        )
+        return rearrange(
+            state, given, source_model=read_model(os.fspath(model)) if model is not None else None
+        )[0]
     fmt = format or detect(path)
     if isinstance(names, str | os.PathLike):
         listed: list[str] | None = read_names(os.fspath(names))
