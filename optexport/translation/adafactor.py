@@ -175,14 +175,25 @@ def keep_product(x: MoveInput) -> Maps:
     return {"slot:variance": rows * columns / mean_axis(rows, -2)}
 
 
-@move("adafactor", "no mean of the steps is a mean that forgets at once", momentum=("none", "folded"))
-def add_momentum(x: MoveInput) -> Maps:
-    return {"slot:step_avg": x.tracer.const(0.0), "hyper:beta1": x.tracer.const(0.0)}
+for _kind in ("folded", "folded_param"):
+
+    @move("adafactor", "no mean of the steps is a mean that forgets at once", momentum=("none", _kind))
+    def add_momentum(x: MoveInput) -> Maps:
+        return {"slot:step_avg": x.tracer.const(0.0), "hyper:beta1": x.tracer.const(0.0)}
+
+    @move("adafactor", "a mean that forgets at once is none", momentum=(_kind, "none"),
+          when=lambda at: at.values["beta1"] == 0, drops=("step_avg",))  # fmt: skip
+    def drop_momentum(x: MoveInput) -> Maps:
+        return {}
 
 
-@move("adafactor", "a mean that forgets at once is none", momentum=("folded", "none"),
-      when=lambda at: at.values["beta1"] == 0, drops=("step_avg",))  # fmt: skip
-def drop_momentum(x: MoveInput) -> Maps:
+@move("adafactor", "the mean of the steps is rounded to float32", momentum=("folded_param", "folded"))
+def to_float32(x: MoveInput) -> Maps:
+    return {}
+
+
+@move("adafactor", "the mean of the steps is kept as the parameter is", momentum=("folded", "folded_param"))
+def to_own_width(x: MoveInput) -> Maps:
     return {}
 
 

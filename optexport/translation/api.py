@@ -124,7 +124,8 @@ def _target(group: Group, to: str) -> tuple[str, list[Goal]]:
     target = find(to)
     composed = target.composed(group)
     if composed is not None:
-        return group.rule.family, [Goal(options, express) for options, express in composed]
+        goals = [Goal(options, express) for options, express in composed]
+        return group.rule.family if goals else "", goals
     same = group.native == target.qualified
     if same:
         # The same optimizer: its own arguments, untouched.
@@ -153,6 +154,8 @@ def _why_unscheduled(scheduled: Group, now: Group, path: Path) -> str:
 def _why_none(group: Group, to: str) -> str:
     source = group.native or group.rule.family
     family, goals = _target(group, to)
+    if not family:
+        return f"{source} is of the {group.rule.family} family, of which {to} has no part; no map joins them"
     if family != group.rule.family:
         return (
             f"{source} is of the {group.rule.family} family, {to} of the {family} family; no map joins them"

@@ -14,9 +14,19 @@ def _matrix(at: Situation) -> bool:
     return at.options["shape"] != "other"
 
 
+def _adams(at: Situation) -> bool:
+    """Whether the tensor is moved by the Adam beside Muon."""
+    return not _matrix(at) and at.options["others"] not in ("none", "momentum")
+
+
+def _decay_name(at: Situation) -> str:
+    """Whose decay this tensor has: Muon's, or its own where Adam moves it."""
+    own = _adams(at) and at.options["decay"] == "decoupled"
+    return "adam_weight_decay" if own else "weight_decay"
+
+
 def _decay(at: Situation) -> float:
-    """The decay of this tensor: a matrix has Muon's, another parameter that of the Adam beside it."""
-    return at.values.get("weight_decay" if _matrix(at) else "adam_weight_decay", 0.0)
+    return at.values.get(_decay_name(at), 0.0)
 
 
 @move("muon", "decay of 0 is no decay", decay=(ANY, "none"), when=lambda at: _decay(at) == 0)
@@ -29,16 +39,24 @@ def add_zero_decay(x: MoveInput) -> Maps:
     return {f"hyper:{name}": x.tracer.const(0.0) for name in ("weight_decay", "adam_weight_decay")}
 
 
-for _is, _name in ((True, "weight_decay"), (False, "adam_weight_decay")):
+def _l2() -> None:
+    @move("muon", "no decay is decay of 0", decay=("none", "l2"))
+    def add_zero_decay(x: MoveInput) -> Maps:
+        return {"hyper:weight_decay": x.tracer.const(0.0)}
+
+
+_l2()
+
+for _name in ("weight_decay", "adam_weight_decay"):
 
     @move("muon", "decay is dropped", decay=(ANY, "none"), level="lossy",
-          when=lambda at, of=_is: _matrix(at) is of and _decay(at) != 0,
+          when=lambda at, of=_name: _decay_name(at) == of and _decay(at) != 0,
           dropped=f"{_name} {{{_name}}} (the target has no decay of this kind)")  # fmt: skip
     def drop_decay(x: MoveInput) -> Maps:
         return {}
 
 
-_OTHERS = ("none", "adam", "nadam", "adam_hat")
+_OTHERS = ("none", "adam", "nadam", "adam_hat", "momentum")
 for _to in _OTHERS:
 
     @move("muon", "a matrix is no other parameter", others=(ANY, _to), when=_matrix)
@@ -84,8 +102,7 @@ for _from in ("mean", "sum", "corrected"):
     for _to in ("mean", "sum", "corrected"):
         if _from != _to:
 
-            @move("muon", "what is no matrix has Adam's mean", momentum=(_from, _to),
-                  when=lambda at: not _matrix(at) and at.options["others"] != "none")  # fmt: skip
+            @move("muon", "what is no matrix has Adam's mean", momentum=(_from, _to), when=_adams)
             def idle_momentum(x: MoveInput) -> Maps:
                 return {}
 
@@ -103,19 +120,28 @@ for _from, _to in (("mean", "corrected"), ("corrected", "mean")):
     def scaled_mean(x: MoveInput) -> Maps:
         return {}
 
-    @move(
-        "muon",
-        "Nesterov's two parts are corrected apart",
-        momentum=(_from, _to),
-        level="bounded",
-        when=lambda at: _matrix(at) and at.options["nesterov"] == "lookahead" and _eps(at) <= 1e-5,
-        bound_text="a⁵·(1 − (1−μᵗ)/(1−μᵗ⁺¹)), where the direction is as long as its mean; at most twice the "
-        "update's length; falling to 0 as t grows",
-    )
-    def corrected_parts(x: MoveInput) -> Maps:
-        mu, t = x.hyper("momentum"), x.step + 1
-        apart = absolute(1 - (1 - mu**t) / (1 - mu ** (t + 1)))
-        return {"bound": minimum(2.0, absolute(x.hyper("ns_a")) ** 5.0 * apart)}
+    # What another factor rounds to bfloat16 may be a step of 2⁻⁸ away, which the iterations magnify as well.
+    for _precision, _flip in (("tensor", 0.0), ("bfloat16", 2.0**-8)):
+
+        @move(
+            "muon",
+            "Nesterov's two parts are corrected apart",
+            momentum=(_from, _to),
+            level="bounded",
+            when=lambda at, rounds=_precision: (
+                _matrix(at)
+                and at.options["nesterov"] == "lookahead"
+                and at.options["precision"] == rounds
+                and _eps(at) <= 1e-5
+            ),
+            bound_text="a⁵·(1 − (1−μᵗ)/(1−μᵗ⁺¹)), where the direction is as long as its mean"
+            + (", and a⁵·2⁻⁸ where bfloat16 rounds another way" if _flip else "")
+            + "; at most twice the update's length; falling as t grows",
+        )
+        def corrected_parts(x: MoveInput, flip: float = _flip) -> Maps:
+            mu, t = x.hyper("momentum"), x.step + 1
+            apart = absolute(1 - (1 - mu**t) / (1 - mu ** (t + 1))) + flip
+            return {"bound": minimum(2.0, absolute(x.hyper("ns_a")) ** 5.0 * apart)}
 
 
 def _eps(at: Situation) -> float:
