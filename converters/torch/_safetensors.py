@@ -51,6 +51,9 @@ _MODEL = tuple(
     f"{name}{at}" for at in "./" for name in ("model", "module", "state_dict", "params", "weights")
 )
 _STEPS = ("step", "global_step")
+# What MLX calls them, whose files have no other mark.
+_TOP = frozenset(("step", "learning_rate"))
+_ARRAYS = frozenset(("m", "v", "u", "exp_avg", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"))
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,24 @@ class _Layout:
 
 
 def is_state(path: str) -> bool:
-    """Whether ``path`` is a safetensors file of PyTorch's: no bundle, and not of a framework whose state
-    has a learning rate among its tensors."""
+    """Whether ``path`` is a safetensors file of PyTorch's or a model's: no bundle, and not of a framework
+    whose state has its step and learning rate among the tensors."""
     try:
         if not is_safetensors(path):
             return False
         names, meta = metadata(path)
-        return bundle.KEY not in meta and not {"step", "learning_rate"} <= set(names)
+        return bundle.KEY not in meta and not _of_arrays(names)
     except CheckpointError:
         return False
+
+
+def _of_arrays(names: Sequence[str]) -> bool:
+    """A step at the top, alone or with a learning rate, and slots of MLX beside it: its tree of arrays."""
+    parts = [tuple(name.split(".")) for name in names]
+    # Of several optimizers: states.0.step, …
+    top = {p[-1] for p in parts if len(p) == 1 or (len(p) == 3 and p[0] == "states" and p[2] in _TOP)}
+    slots = {p[-1] for p in parts if len(p) > 1} - _TOP
+    return "step" in top and top <= _TOP and slots <= _ARRAYS and ("learning_rate" in top or bool(slots))
 
 
 def read_weights(path: str) -> Weights:

@@ -1,6 +1,6 @@
 """PyTorch files without PyTorch: optimizer state and weights, read by mapping and written whole.
 
-Reads what ``torch.save`` has written since 0.1.10 (zip and legacy), alone or inside a training
+Reads what ``torch.save`` has ever written (zip, legacy and tar), alone or inside a training
 checkpoint, directories of ``torch.distributed.checkpoint``, checkpoint folders of Hugging Face'
 Trainer, and safetensors files with the usual keys.
 """
@@ -17,6 +17,7 @@ from optexport.converters.torch._interpret import native_state, native_weights
 from optexport.converters.torch._legacy import is_legacy, load_legacy
 from optexport.converters.torch._safetensors import is_state, read_state, write_state
 from optexport.converters.torch._safetensors import read_weights as read_safetensors_weights
+from optexport.converters.torch._tar import is_tar, load_tar
 from optexport.converters.torch._trainer import is_trainer, read_trainer, read_trainer_weights
 from optexport.converters.torch._write import write_zip
 from optexport.converters.torch._write_dcp import write_dcp
@@ -38,7 +39,7 @@ def sniff(path: PathLike) -> bool:
         return is_dcp(path)
     try:
         data = map_file(path)
-        if is_legacy(data):
+        if is_legacy(data) or is_tar(data):
             return True
         return is_zip(data) and bool(Archive(data, str(path)).root)
     except CheckpointError:
@@ -97,8 +98,12 @@ def _load(path: PathLike, verify: bool) -> tuple[Any, str]:
         return load_zip(data, name, verify=verify), "torch-zip"
     if is_legacy(data):
         return load_legacy(data, name), "torch-legacy"
+    if is_tar(data):
+        return load_tar(data, name), "torch-tar"
     found = "an empty file" if not len(data) else f"a file that starts with {bytes(data[:8])!r}"
-    raise CheckpointError(f"{name}: expected a file that torch.save wrote (zip or legacy), found {found}")
+    raise CheckpointError(
+        f"{name}: expected a file that torch.save wrote (zip, legacy or tar), found {found}"
+    )
 
 
 def _is_file(path: str) -> bool:

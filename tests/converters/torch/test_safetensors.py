@@ -169,8 +169,15 @@ def test_a_model_is_no_state(tmp_path):
 
 
 def test_files_of_others_are_left_to_them(tmp_path):
-    path = saved(tmp_path / "a.safetensors", {"w.m": ONE, "w.v": ONE, "step": STEP, "learning_rate": STEP})
-    assert not FORMAT.sniff(str(path))
+    path = tmp_path / "a.safetensors"
+    for names in (
+        ("w.m", "w.v", "step", "learning_rate"),
+        ("w.exp_avg_sq_row", "w.exp_avg_sq_col", "b.exp_avg_sq", "step"),
+        ("states.0.step", "states.0.learning_rate", "states.0.w.v", "states.1.step", "states.1.b.m"),
+    ):
+        assert not FORMAT.sniff(str(saved(path, dict.fromkeys(names, ONE))))
+    for names in (("w.exp_avg", "w.step"), ("w", "b", "step"), ("optimizer.w.exp_avg", "step", "w")):
+        assert FORMAT.sniff(str(saved(path, dict.fromkeys(names, ONE))))
     ox.save(ox.load(FOLDER / "adamw.safetensors"), path, format="bundle")
     assert not FORMAT.sniff(str(path)) and not FORMAT.sniff(str(tmp_path))
     path.write_bytes(b"{}")
