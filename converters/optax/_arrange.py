@@ -12,7 +12,7 @@ from optexport.errors import CheckpointError
 from optexport.state.native import NativeGroup, NativeState
 
 from ._tree import find_states, flat, take
-from .optimizers.common import OptaxNative
+from .optimizers.common import RATE, OptaxNative, State
 
 __all__ = ["arrange"]
 
@@ -55,6 +55,11 @@ def arrange(native: NativeState, entry: OptaxNative, given: Mapping[str, Any], w
                 )
             slots[name], steps[name] = arrays, counts[0] if counts else None
     warnings = [*native.warnings, *_left_over(tree, [p for p, _ in found], where)]
+    if any(_scheduled(layout, part) for _, part in found):
+        warnings.append(
+            "the learning rate follows a schedule, which the file does not hold: the given number stays; give the "
+            "schedule as the spec's to go on with it"
+        )
     counts = [c for _, own in parts for c in own]
     names = list(native.weights) or list(slots)
     alone = [n for n in slots if n not in set(names)]
@@ -75,6 +80,17 @@ def arrange(native: NativeState, entry: OptaxNative, given: Mapping[str, Any], w
         steps=steps,
         extras={k: v for k, v in native.extras.items() if k != "tree"},
         warnings=warnings,
+    )
+
+
+def _scheduled(layout: State, tree: Any) -> bool:
+    """Whether the learning rate's place holds a count."""
+    if layout is RATE:
+        return bool(tree)
+    if isinstance(layout, tuple):
+        return any(_scheduled(part, tree[str(i)]) for i, part in enumerate(layout))
+    return isinstance(layout, Mapping) and any(
+        _scheduled(part, tree[k]) for k, part in layout.items() if k in tree
     )
 
 
@@ -118,15 +134,51 @@ def _left_over(tree: Mapping[str, Any], places: list[str], where: str) -> list[s
         done = int(np.asarray(tree.get("mini_step", 0)).reshape(()))
         if done:
             raise CheckpointError(
-                f"{where}: MultiSteps has gathered {done} gradients; expected a file of a moment after an update"
+                f"{where}: MultiSteps has gathered {done} gradients; expected a file of a moment after an update, "
+                "or optax:chain with the links MultiSteps, then the rest, which carries them"
             )
         rest.remove("acc_grads")
         warnings.append("the gathered gradients of MultiSteps are empty and are left out")
+    rest += _counters(tree, places, where, warnings)
+    labels = sorted({r.split(".")[1] for r in rest if r.startswith("inner_states.")})
+    if labels:
+        raise CheckpointError(
+            f"{where}: multi_transform gives the label {', '.join(map(repr, labels))} another optimizer, or other "
+            f"arguments ({', '.join(rest)}); expected one optimizer for all labels; save each label's inner_state alone"
+        )
     if rest:
         raise CheckpointError(
             f"{where}: also holds {', '.join(rest)}, which that optimizer does not have; was it another?"
         )
     return warnings
+
+
+# Numbers that tell nothing a run needs: counts of schedules and of injected numbers, and what was counted.
+_TOLD = frozenset(("count", "total_notfinite", "last_finite", "gradient_step", "mini_step"))
+
+
+def _counters(tree: Any, places: list[str], where: str, warnings: list[str], path: str = "") -> list[str]:
+    """Paths of single numbers outside ``places`` that a run goes on from."""
+    out: list[str] = []
+    for key, value in tree.items():
+        at = f"{path}.{key}" if path else key
+        if _inside(at, places) or key == "hyperparams" or key in _TOLD:
+            continue
+        if isinstance(value, Mapping):
+            out += _counters(value, places, where, warnings, at)
+        elif key == "notfinite_count" and not np.any(value):
+            warnings.append(
+                "apply_if_finite: its counters are left out; with optax:chain and the link apply_if_finite first "
+                "they are carried"
+            )
+        elif key == "notfinite_count":
+            raise CheckpointError(
+                f"{where}: apply_if_finite has skipped {int(np.asarray(value))} updates in a row; name it to carry "
+                "that: optax:chain with the links apply_if_finite, then the rest"
+            )
+        elif np.size(value) == 1:
+            out.append(at)
+    return out
 
 
 def _inside(path: str, places: list[str]) -> bool:

@@ -30,7 +30,17 @@ from optexport.rules import families
 from optexport.rules.base import OptionValue, Rule
 from optexport.specs import Group
 
-from .optimizers.common import EMPTY, LINKS_KEY, Arguments, Gathered, Guarded, OptaxNative, State, fields
+from .optimizers.common import (
+    EMPTY,
+    LINKS_KEY,
+    RATE,
+    Arguments,
+    Gathered,
+    Guarded,
+    OptaxNative,
+    State,
+    fields,
+)
 
 __all__ = ["AROUND", "ChainNative", "Resolved", "chain_entry", "resolve", "with_lr"]
 
@@ -152,7 +162,10 @@ def resolve(given: Any, rows: Mapping[str, OptaxNative]) -> Resolved:
     core: tuple[State, ...] = ()
     if rest > start:
         core = (own if alias else own[0],)
-    tail = tuple(fields("trace") if n == "trace" else EMPTY for n, _ in links[rest:])
+    tail = tuple(
+        fields("trace") if n == "trace" else RATE if i == out.rate else EMPTY
+        for i, (n, _) in enumerate(links[rest:], rest)
+    )
     around = [n for n, _ in links[:start] if n in AROUND]
     out.state = (*(EMPTY for n, _ in links[:start] if n not in AROUND), *core, *tail)
     if around and len(links) == len(around) + 1:

@@ -27,7 +27,8 @@ from ._orbax import is_orbax, load_orbax
 from ._orbax_write import write_folder
 from ._pickled import load_pickle, looks_like_pickle
 from ._tree import flat, nested, place
-from .optimizers.common import OptaxNative
+from .optimizers.common import OptaxNative, scheduled
+from .schedule_state import SCHEDULED
 
 __all__ = [
     "FORMATS", "read", "read_orbax", "read_orbax_weights", "read_weights", "sniff", "write", "write_orbax",
@@ -203,14 +204,26 @@ def _tree(state: NativeState, names: list[str], step: int, where: str) -> Any:
     entry = find(f"optax:{state.optimizer}")
     assert isinstance(entry, OptaxNative)
     if len(state.groups) == 1:
-        return place(entry.state(entry.complete(state.groups[0].arguments)), state.slots, names, step, where)
+        return place(_layout(state, entry, 0), state.slots, names, step, where)
     inner = {}
     for label, group in enumerate(state.groups):
         own = [n for n in names if n in set(group.params)]
-        layout = entry.state(entry.complete(group.arguments))
-        made = place(layout, {n: state.slots.get(n, {}) for n in own}, own, step, where, others=names)
+        made = place(
+            _layout(state, entry, label),
+            {n: state.slots.get(n, {}) for n in own},
+            own,
+            step,
+            where,
+            others=names,
+        )
         inner[str(label)] = {"inner_state": made}
     return {"inner_states": inner}
+
+
+def _layout(state: NativeState, entry: OptaxNative, index: int) -> Any:
+    """How a group's state is nested; where its learning rate follows a schedule, that counts too."""
+    layout = entry.state(entry.complete(state.groups[index].arguments))
+    return scheduled(layout) if index in state.extras.get(SCHEDULED, ()) else layout
 
 
 def _load(path: PathLike) -> tuple[dict[str, Any], str]:

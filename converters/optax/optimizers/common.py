@@ -29,6 +29,8 @@ __all__ = [
     "EMPTY",
     "LINKS_KEY",
     "NEXT_COUNT",
+    "NUMBER",
+    "RATE",
     "Arguments",
     "Constant",
     "Curvatures",
@@ -41,7 +43,9 @@ __all__ = [
     "State",
     "common",
     "fields",
+    "marked",
     "native",
+    "scheduled",
 ]
 
 Arguments = Mapping[str, Any]
@@ -55,6 +59,51 @@ NEXT_COUNT = "#count+1"
 EMPTY: Mapping[str, Any] = {}
 # Among a group's arguments: the links of the chain that it was given as, beside the alias' own.
 LINKS_KEY = "#links"
+
+
+class _Empty(dict[str, State]):
+    """An empty state that is told from the others."""
+
+
+# That of the learning rate, which holds a count where the rate is a schedule; by default the last empty one.
+RATE = _Empty()
+# In its place where Optax takes no schedule.
+NUMBER = _Empty()
+
+
+def marked(layout: State) -> State:
+    """``layout`` with `RATE` where its learning rate is."""
+    if isinstance(layout, tuple):
+        if any(isinstance(part, _Empty) for part in layout):
+            return layout
+        last = max((i for i, part in enumerate(layout) if part == EMPTY), default=None)
+        return tuple(RATE if i == last else part for i, part in enumerate(layout))
+    if isinstance(layout, Mapping):
+        inside = ("inner_states", "inner_state", "base_optimizer_state")
+        return {
+            k: {n: marked(v) for n, v in part.items()}
+            if k == "inner_states"
+            else marked(part)
+            if k in inside
+            else part
+            for k, part in layout.items()
+        }
+    return layout
+
+
+def scheduled(layout: State) -> State:
+    """``layout`` of an optimizer whose learning rate is a schedule."""
+    if layout is RATE:
+        return {"count": COUNT}
+    if isinstance(layout, tuple):
+        return tuple(map(scheduled, layout))
+    if isinstance(layout, Gathered):
+        return Gathered(scheduled(layout["inner_opt_state"]), layout.every)
+    if isinstance(layout, Guarded):
+        return Guarded(scheduled(layout["inner_state"]), layout.counted)
+    if isinstance(layout, Mapping):
+        return {k: scheduled(part) for k, part in layout.items()}
+    return layout
 
 
 @dataclass(frozen=True)
@@ -208,7 +257,7 @@ def native(
         inert=others.pop("inert", frozenset()) | {LINKS_KEY},
         validate=check,
         transform=transform,
-        state=lambda a: _chained(a[LINKS_KEY]) if LINKS_KEY in a else state(a),
+        state=lambda a: _chained(a[LINKS_KEY]) if LINKS_KEY in a else marked(state(a)),
         **others,
     )
 

@@ -17,7 +17,7 @@ from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 from optexport.rules.sm3 import MOST_AXES
 
-from .common import EMPTY, Arguments, Each, State, fields, native
+from .common import EMPTY, NUMBER, RATE, Arguments, Each, State, fields, native
 
 __all__ = ["ROWS"]
 
@@ -41,7 +41,7 @@ def _adafactor_state(a: Arguments) -> State:
     """The chain of what the arguments switch on."""
     own: list[State] = [fields("count v_row v_col v")]
     own += [EMPTY] if a["clipping_threshold"] is not None else []
-    own += [EMPTY]  # the learning rate
+    own += [RATE]
     own += [EMPTY] if a["multiply_by_parameter_scale"] else []
     own += [fields("count ema")] if a["momentum"] is not None else []
     own += [EMPTY] if a["weight_decay_rate"] is not None else []
@@ -141,7 +141,7 @@ ROWS = (
         "sm3",
         {"momentum": 0.9},
         lambda a: {"rank": "2"},
-        state=lambda a: (fields("mu nu", mu=Each("mu")), EMPTY),
+        state=lambda a: (fields("mu nu", mu=Each("mu")), NUMBER),
         links={"beta1": Link("momentum")},
         slots=(*((f"mu[{i}]", f"cover_{i}") for i in range(MOST_AXES)), ("nu", "exp_avg")),
         layouts={f"mu[{i}]": _cover(i) for i in range(MOST_AXES)},

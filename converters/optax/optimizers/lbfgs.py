@@ -5,7 +5,7 @@ from __future__ import annotations
 from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
-from .common import EMPTY, Arguments, Curvatures, Ring, State, fields, native
+from .common import EMPTY, RATE, Arguments, Curvatures, Ring, State, fields, native
 
 __all__ = ["ROWS"]
 
@@ -29,7 +29,7 @@ def _state(a: Arguments) -> State:
         diff_updates_memory=Ring("diff_updates_memory"),
         weights_memory=Curvatures("diff_updates_memory", "diff_params_memory"),
     )
-    return (held, EMPTY, EMPTY)
+    return (held, RATE, EMPTY)
 
 
 def _check(a: Arguments) -> None:

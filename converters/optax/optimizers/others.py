@@ -7,7 +7,7 @@ from typing import Any
 from optexport.dialects import Link
 from optexport.rules.base import OptionValue
 
-from .common import EMPTY, Arguments, Constant, fields, native
+from .common import EMPTY, RATE, Arguments, Constant, fields, native
 
 __all__ = ["ROWS"]
 
@@ -96,7 +96,7 @@ ROWS = (
         "fromage",
         {"min_norm": 1e-6},
         _plain,
-        state=lambda _: (EMPTY, EMPTY, EMPTY),
+        state=lambda _: (EMPTY, RATE, RATE),
         links={"min_norm": Link("min_norm")},
     ),
     native(

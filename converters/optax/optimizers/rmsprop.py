@@ -6,7 +6,7 @@ from optexport.dialects import Link
 from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
-from .common import EMPTY, Arguments, State, fields, native
+from .common import EMPTY, RATE, Arguments, State, fields, native
 
 __all__ = ["ROWS"]
 
@@ -33,7 +33,7 @@ def _check(a: Arguments) -> None:
 
 def _state(a: Arguments) -> State:
     names = ("count " if a["bias_correction"] else "") + ("mu nu" if a["centered"] else "nu")
-    return (fields(names), EMPTY, EMPTY if a["momentum"] is None else fields("trace"))
+    return (fields(names), RATE, EMPTY if a["momentum"] is None else fields("trace"))
 
 
 ROWS = (

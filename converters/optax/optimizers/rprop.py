@@ -5,7 +5,7 @@ from __future__ import annotations
 from optexport.dialects import Link
 from optexport.rules.base import OptionValue
 
-from .common import EMPTY, Arguments, fields, native
+from .common import NUMBER, Arguments, fields, native
 
 __all__ = ["ROWS"]
 
@@ -20,7 +20,7 @@ ROWS = (
         "rprop",
         {"eta_minus": 0.5, "eta_plus": 1.2, "min_step_size": 1e-6, "max_step_size": 50.0},
         _rprop,
-        state=lambda a: (fields("step_sizes prev_updates"), EMPTY),
+        state=lambda a: (fields("step_sizes prev_updates"), NUMBER),
         links={
             "etaminus": Link("eta_minus"),
             "etaplus": Link("eta_plus"),
