@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +341,19 @@ def test_joined_tensors_have_one_dtype():
 )
 def test_what_has_no_way_back(entries, more, message):
     assert message in refused(a_map(entries, **more).reversed)
+
+
+def test_the_maps_of_the_documentation_are_maps():
+    page = Path(__file__).parents[2] / "docs" / "names-and-layouts.md"
+    if not page.exists():
+        pytest.skip("needs the checkout's docs folder")
+    maps = re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(maps) == 2
+    for text in maps:
+        names = parse_map(json.loads(text), "docs")
+        assert names.entries
+    worked = parse_map(json.loads(maps[0]), "docs")
+    image = np.arange(10 * 288).reshape(10, 8, 6, 6)
+    (port,) = worked.ports(["3.weight"])
+    (got,) = port.apply([image.reshape(10, 288)])
+    assert np.array_equal(got, image.transpose(2, 3, 1, 0).reshape(288, 10))
