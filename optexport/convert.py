@@ -362,6 +362,14 @@ def _advice(state: TrainingState, to_format: str, emitted: str | None) -> list[s
             f"variables go by position, {', '.join(order[:4])}{'…' if len(order) > 4 else ''}: the model's trainable "
             "variables must be these, in this order and of these shapes",
         ]
+    if to_format == "onnxruntime-training":
+        (group,) = state.spec.groups
+        needed = ", ".join(f"{k}={v}" for k, v in group.arguments.items() if k != "lr")
+        return [
+            f"the training API does not take the learning rate from its file: call optimizer.set_learning_rate("
+            f"{group.at(state.clock).values()['lr']})",
+            *([f"the node in optimizer_model.onnx must have {needed}"] if needed else []),
+        ]
     if to_format != "mxnet":
         return []
     out = [

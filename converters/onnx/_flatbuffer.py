@@ -15,7 +15,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 
-__all__ = ["Buffer", "Scalar", "Table", "layout"]
+__all__ = ["Buffer", "Field", "Part", "Scalar", "Table", "layout"]
 
 
 class Buffer:
@@ -134,7 +134,7 @@ class Scalar:
 # A field is absent, a scalar, a table (a list of fields in the schema's order), a vector of tables
 # (a tuple), a text, or a vector of numbers: an array, whose items are the vector's.
 Field = None | Scalar | list[Any] | tuple[Any, ...] | str | np.ndarray
-Part = bytes | np.ndarray
+Part = bytes | bytearray | np.ndarray
 
 
 class _Layout:

@@ -27,7 +27,7 @@ from optexport.errors import CheckpointError
 from optexport.state.files import map_file, whole_or_nothing
 
 from ._beside import map_beside
-from ._flatbuffer import Buffer, Field, Scalar, Table, layout
+from ._flatbuffer import Buffer, Field, Part, Scalar, Table, layout
 from ._model import DTYPES, TYPES
 
 __all__ = ["IDENTIFIER", "Checkpoint", "is_checkpoint", "read_checkpoint", "write_checkpoint"]
@@ -212,14 +212,12 @@ def write_checkpoint(checkpoint: Checkpoint, path: str, *, external_above: int =
             _write(data, outside)
 
 
-def _write(file: Any, parts: Iterable[bytes | np.ndarray]) -> None:
+def _write(file: Any, parts: Iterable[Part]) -> None:
     for part in parts:
         file.write(part.data if isinstance(part, np.ndarray) else part)
 
 
-def _laid_out(
-    checkpoint: Checkpoint, outside: list[np.ndarray] | None, path: str
-) -> tuple[list[bytes | np.ndarray], int]:
+def _laid_out(checkpoint: Checkpoint, outside: list[np.ndarray] | None, path: str) -> tuple[list[Part], int]:
     placed = 0
 
     def tensor(name: str, array: np.ndarray) -> list[Field]:

@@ -268,6 +268,11 @@ def test_a_run_of_pytorch_goes_on_in_the_training_api_and_back(tmp_path: Path, a
         model=str(tmp_path / "model.pt"),
     )
     assert (out.verdict, out.optimizer) == ("exact", ADAMW)
+    assert "call optimizer.set_learning_rate(0.02)" in out.warnings[-2]
+    assert (
+        "optimizer_model.onnx must have alpha=0.8, beta=0.97, epsilon=1e-07, weight_decay=0.05"
+        in out.warnings[-1]
+    )
     after = container.read_checkpoint(str(Run(folder, Path(target)).steps(3, 4).save(tmp_path / "after")))
     whole, held = torch_run(None, 0, 7)
     state = {n: whole.state[p] for n, p in held.items()}
