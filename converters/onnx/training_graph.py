@@ -192,7 +192,7 @@ def _dtype(forward: Forward) -> str:
         raise ModelError(
             f"parameters have the types {', '.join(sorted(kinds))}; expected all float32, or all float64"
         )
-    return kinds.pop()
+    return str(kinds.pop())
 
 
 def _scheduled(spec: Spec, runtime: Sequence[str] | None) -> tuple[Spec, Sequence[str]]:

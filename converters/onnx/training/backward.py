@@ -50,17 +50,17 @@ class Op:
     @property
     def x(self) -> str:
         """The first input."""
-        return self.proto.input[0]
+        return str(self.proto.input[0])
 
     @property
     def y(self) -> str:
         """The first output."""
-        return self.proto.output[0]
+        return str(self.proto.output[0])
 
     @property
     def inputs(self) -> Sequence[str]:
         """Names of the inputs; an optional one that is left out is ''."""
-        return self.proto.input
+        return list(self.proto.input)
 
     def input(self, i: int) -> str:
         """The i-th input, '' where it is left out."""
@@ -82,7 +82,7 @@ class Op:
             self.proto.output.append("")
         if not self.proto.output[i]:
             self.proto.output[i] = self.tape.fresh(f"{self.y}/output{i}")
-        return self.proto.output[i]
+        return str(self.proto.output[i])
 
     def constant(self, i: int) -> Any:
         """The i-th input as an array. Raises ModelError where it is not known before the run."""

@@ -261,7 +261,7 @@ def _expanded(node: onnx.NodeProto, tape: Tape) -> Iterator[onnx.NodeProto]:
 
 def _body(node: onnx.NodeProto, tape: Tape) -> onnx.FunctionProto | None:
     try:
-        schema = onnx.defs.get_schema(node.op_type, tape.opset, "")
+        schema: Any = onnx.defs.get_schema(node.op_type, tape.opset, "")
     except onnx.defs.SchemaError:
         return None
     function = onnx.FunctionProto()
@@ -336,9 +336,9 @@ def simplify_names(tape: Tape, forward: Forward, name: str) -> None:
             for i, n in enumerate(held):
                 if n == name:
                     held[i] = new
-    for table in (tape.shapes, tape.types):
-        if name in table:
-            table[new] = table.pop(name)  # type: ignore[attr-defined]
+    if name in tape.shapes:
+        tape.shapes[new] = tape.shapes.pop(name)
+    tape.types[new] = tape.types.pop(name, T.FLOAT)
     for o in forward.outputs:
         if o.name == name:
             o.name = new

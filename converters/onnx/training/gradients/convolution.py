@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..backward import Gradients, Op, gradient
 
@@ -86,7 +87,7 @@ def conv_transpose(op: Op, g: str) -> Gradients:
     if op.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or op.attribute("output_shape"):
         raise op.error("expected explicit pads; export without auto_pad and output_shape")
     win = window(op, shape[2:], op.y, x)
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": win.kernel, "strides": win.strides, "dilations": win.dilations,
         "pads": (*win.begin, *win.end), "group": win.group,
     }  # fmt: skip

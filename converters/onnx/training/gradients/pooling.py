@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto as T
 
 from ..backward import Gradients, Op, gradient
-from .convolution import spatial, window
+from .convolution import Window, spatial, window
 
 
 @gradient("MaxPool")
@@ -68,7 +68,7 @@ def average_pool(op: Op, g: str) -> Gradients:
     return (dx,)
 
 
-def _shares(sizes: tuple[int, ...], out: tuple[int, ...], win: object, padded: bool) -> np.ndarray:
+def _shares(sizes: tuple[int, ...], out: tuple[int, ...], win: Window, padded: bool) -> np.ndarray:
     """1/count of each window, [1, 1, out…]."""
     total = np.ones(())
     for n, o, k, s, d, b, e in zip(
@@ -79,7 +79,7 @@ def _shares(sizes: tuple[int, ...], out: tuple[int, ...], win: object, padded: b
         win.dilations,
         win.begin,
         win.end,
-        strict=True,  # type: ignore[attr-defined]
+        strict=True,
     ):
         places = np.arange(o)[:, None] * s + np.arange(k) * d - b
         inside = (places >= 0) & (places < n) if not padded else places < n + e

@@ -69,8 +69,8 @@ def slice_(op: Op, g: str) -> Gradients:
     # Any step, any size: where each element came from, found by slicing the positions themselves.
     if len(axes) != 1:
         raise op.error("expected steps of 1 and known sizes, or one axis; slice one axis at a time")
-    n = t.op("Squeeze", t.dim(op.x, axes[0]), t.ints(0))
-    positions = t.op("Range", t.constant(np.int64(0), "int"), n, t.constant(np.int64(1), "int"))
+    length = t.op("Squeeze", t.dim(op.x, axes[0]), t.ints(0))
+    positions = t.op("Range", t.constant(np.int64(0), "int"), length, t.constant(np.int64(1), "int"))
     taken = t.op(
         "Slice", positions, t.ints(int(starts[0])), t.ints(int(ends[0])), t.ints(0), t.ints(int(steps[0]))
     )
@@ -89,7 +89,8 @@ def pad(op: Op, g: str) -> Gradients:
     rank = op.rank()
     axes = [int(a) % rank for a in op.constant(3)] if op.input(3) else list(range(rank))
     k = len(axes)
-    starts, ends = [], []
+    starts: list[int] = []
+    ends: list[int] = []
     for i in range(k):
         starts.append(pads[i])
         ends.append(-pads[k + i] if pads[k + i] else np.iinfo(np.int64).max)
