@@ -264,6 +264,15 @@ def _shared(state: NativeState, where: str) -> Mapping[str, np.ndarray]:
 # -- HDF5 ----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """HDF5 says that the disk is full in errors of other kinds as well, when it closes the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(" ".join(str(error).split())[:200]) from error
+
+
 def _write_h5(
     file: str,
     where: str,
@@ -275,7 +284,7 @@ def _write_h5(
 ) -> None:
     """called: path of a group -> the layer's name. note: put beside the variables."""
     h5py = import_h5py(where)
-    with h5py.File(file, "w") as h5:
+    with _disk_errors(), h5py.File(file, "w") as h5:
         for path, name in called.items():
             h5.create_group(path).attrs["name"] = name
         for name, array in weights.items():

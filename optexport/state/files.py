@@ -5,12 +5,16 @@ from __future__ import annotations
 import bisect
 import contextlib
 import contextvars
+import hashlib
 import mmap
 import os
+import platform
+import re
 import secrets
 import shutil
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +26,7 @@ from optexport.errors import CheckpointError
 
 __all__ = [
     "Sending",
+    "check_whole",
     "give_back",
     "map_file",
     "tell_write",
@@ -31,6 +36,8 @@ __all__ = [
     "whole_or_nothing_directory",
 ]
 
+# Seconds for which a temporary file is taken to be somebody's at work.
+_FRESH = 60
 # What is written is sent to the disk in pieces of this size, while the next is made.
 _SENT = 1 << 24
 # A write worth a look at how much has added up.
@@ -54,7 +61,7 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            _MAPPED.add(mapping)
+            _MAPPED.add(mapping, os.fspath(path))
             return memoryview(mapping)
     except FileNotFoundError:
         raise CheckpointError(f"{os.fspath(path)}: no such file") from None
@@ -68,26 +75,27 @@ class _Mappings:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.starts: list[int] = []
-        self.held: list[tuple[int, weakref.ref[mmap.mmap]]] = []
+        self.held: list[tuple[int, weakref.ref[mmap.mmap], str]] = []
 
-    def add(self, mapping: mmap.mmap) -> None:
+    def add(self, mapping: mmap.mmap, path: str) -> None:
         start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
         with self.lock:
-            alive = [i for i, (_, held) in enumerate(self.held) if held() is not None]
+            alive = [i for i, (_, held, _) in enumerate(self.held) if held() is not None]
             self.starts = [self.starts[i] for i in alive]
             self.held = [self.held[i] for i in alive]
             at = bisect.bisect(self.starts, start)
             self.starts.insert(at, start)
-            self.held.insert(at, (len(mapping), weakref.ref(mapping)))
+            self.held.insert(at, (len(mapping), weakref.ref(mapping), path))
 
-    def find(self, address: int) -> tuple[mmap.mmap, int] | None:
-        """The mapping that this address is in, and where in it."""
+    def find(self, address: int) -> tuple[mmap.mmap, int, str] | None:
+        """The mapping that this address is in, where in it, and the file's name."""
         with self.lock:
             at = bisect.bisect(self.starts, address) - 1
             if at < 0 or address >= self.starts[at] + self.held[at][0]:
                 return None
-            mapping, start = self.held[at][1](), self.starts[at]
-        return None if mapping is None else (mapping, address - start)
+            (_, held, path), start = self.held[at], self.starts[at]
+            mapping = held()
+        return None if mapping is None else (mapping, address - start, path)
 
 
 _MAPPED = _Mappings()
@@ -103,12 +111,29 @@ def give_back(array: np.ndarray) -> None:
     found = _MAPPED.find(array.__array_interface__["data"][0])
     if found is None:
         return
-    mapping, start = found
+    mapping, start, _ = found
     # Its first page too, which ends the array before: arrays are taken in the file's order as a rule.
     first = start // mmap.PAGESIZE * mmap.PAGESIZE
     stop = min((start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE, len(mapping))
     if first < stop:
         mapping.madvise(mmap.MADV_DONTNEED, first, stop - first)
+
+
+def check_whole(array: np.ndarray) -> None:
+    """Raise CheckpointError if ``array`` is a view on a mapped file that has since become shorter.
+
+    Touching pages that a file no longer has would end the process (SIGBUS). Looking before each block
+    leaves only the moment between look and touch.
+    """
+    found = _MAPPED.find(array.__array_interface__["data"][0]) if array.size else None
+    if found is None:
+        return
+    mapping, _, path = found
+    if mapping.size() < len(mapping):
+        raise CheckpointError(
+            f"{path}: had {len(mapping)} bytes when it was opened and has {mapping.size()} now; another program is "
+            "writing to it: wait until it is done, or take a copy"
+        )
 
 
 class Sending:
@@ -191,6 +216,7 @@ def whole_or_nothing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise CheckpointError(f"{target}: is a directory; expected a file name to write to")
     part = _part_of(target)
     try:
+        _remove_stale(target)
         # Opened like any new file, so that the user's umask decides who may read the result.
         with open(part, "xb") as file:
             yield cast(BinaryIO, _Told(file, _TELL.get()))
@@ -218,6 +244,7 @@ def whole_or_nothing_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise CheckpointError(f"{target}: already exists and is not an empty directory; choose another path")
     part = _part_of(target)
     try:
+        _remove_stale(target)
         part.mkdir()
         yield part
         for folder, _, names in os.walk(part):
@@ -231,23 +258,64 @@ def whole_or_nothing_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target.parent)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, CheckpointError) and str(part) in str(error):
+            # Nobody has ever seen the temporary name.
+            raise CheckpointError(*(c.replace(str(part), str(target)) for c in error.causes)) from error
         if isinstance(error, OSError):
             raise CheckpointError(f"{target}: cannot be written: {_reason(error)}") from error
         raise
 
 
 def _part_of(target: Path) -> Path:
-    return target.parent / f".{target.name[:100]}.{secrets.token_hex(6)}.part"
+    return target.parent / f".{target.name[:100]}.{_machine()}-{os.getpid()}-{secrets.token_hex(6)}.part"
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what a process that was killed has left of an attempt to write ``target``.
+
+    Its name tells the machine and the process. What was written to in the last minute is left alone,
+    should two machines have one name; Windows cannot ask whether a process lives without ending it.
+    """
+    if os.name == "nt":
+        return
+    name = re.compile(
+        re.escape(f".{target.name[:100]}.{_machine()}-") + r"(\d{1,9})-[0-9a-f]{12}\.part(?:\.\w+)?"
+    )
+    with contextlib.suppress(OSError):
+        for found in list(os.scandir(target.parent)):
+            attempt = name.fullmatch(found.name)
+            if attempt is None or found.is_symlink() or time.time() - found.stat().st_mtime < _FRESH:
+                continue
+            try:
+                os.kill(int(attempt[1]), 0)
+            except ProcessLookupError:
+                if found.is_dir():
+                    shutil.rmtree(found.path, ignore_errors=True)
+                else:
+                    os.unlink(found.path)
+            except PermissionError:
+                continue  # another user's, and alive
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _open_folder(folder: Path) -> int | None:
+    """A handle of a folder, None on systems that cannot open folders."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
 
 
 def _sync_folder(folder: Path) -> None:
     # A rename is durable once its folder is; systems that cannot open folders do without.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
+    handle = _open_folder(folder)
+    if handle is not None:
+        with contextlib.suppress(OSError):
             os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.close(handle)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
-from .files import Sending, give_back
+from .files import Sending, check_whole, give_back
 from .lazy import LazyArray
 
 __all__ = ["BLOCK", "Sum", "byte_blocks", "elements", "write_summed"]
@@ -33,6 +33,9 @@ def elements(array: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
 
     Mapped pages under a vector are given back when the next one is asked for; a copy is made only of
     as much as has another order in memory.
+
+    Raises:
+        CheckpointError: the mapped file has become shorter meanwhile.
     """
     if isinstance(array, LazyArray):
         if array.pieces is None:
@@ -46,12 +49,14 @@ def elements(array: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
         count = max(1, size // max(1, flat.itemsize))
         used = 0
         for start in range(0, flat.size, count):
+            check_whole(flat[start : start + count])
             yield flat[start : start + count]
             if start - used >= _KEPT * count:
                 give_back(flat[used:start])
                 used = start
         give_back(flat[used:])
     elif array.nbytes <= size:
+        check_whole(array)
         yield np.ascontiguousarray(array).reshape(-1)
     else:
         rows = max(1, size * len(array) // array.nbytes)
