@@ -18,6 +18,9 @@ from optexport.errors import CheckpointError
 __all__ = ["Buffer", "Field", "Part", "Scalar", "Table", "layout"]
 
 
+_MAX_TABLES = 500_000  # more would take longer to read than anybody waits
+
+
 class Buffer:
     """One file's bytes.
 
@@ -27,7 +30,7 @@ class Buffer:
 
     def __init__(self, data: memoryview, where: str) -> None:
         self.data, self.where = data, where
-        self.tables_left = len(data) // 4
+        self.tables_left = min(len(data) // 4, _MAX_TABLES)
         self.bytes_left = len(data)
 
     def fail(self, what: str) -> NoReturn:
@@ -64,7 +67,7 @@ class Table:
     def __init__(self, buffer: Buffer, at: int) -> None:
         buffer.tables_left -= 1
         if buffer.tables_left < 0:
-            buffer.fail("more tables than the file has room for")
+            buffer.fail("more tables than expected (they overlap, or are too many)")
         self._buffer, self._at = buffer, at
         self._vtable = at - buffer.number("i", at)
         self._size = buffer.number("H", self._vtable)

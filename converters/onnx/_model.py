@@ -51,6 +51,7 @@ TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 _MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}
 _SNIFFED_FIELDS = 4096
+_MAX_TENSORS = 100_000
 _MAX_DIMS = 32  # NumPy's limit before its second version
 _INT32_HELD = {2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20}
 
@@ -135,6 +136,8 @@ class Model:
                 out.nodes.append(self._node(self.fields.bytes_of(value, "a node")))
             elif number == 5:
                 tensor = Tensor(self, self.fields.bytes_of(value, "an initializer"))
+                if len(out.tensors) >= _MAX_TENSORS:
+                    self.fields.fail(f"more than {_MAX_TENSORS} initializers")
                 if tensor.name in out.tensors:
                     self.fields.fail(f"initializer {tensor.name!r} occurs twice")
                 out.tensors[tensor.name] = tensor
@@ -274,10 +277,9 @@ class Tensor:
         if self.type in (11, 15):
             return doubles(self._held.get(10, []), f, what).view(dtype)
         number = 5 if self.type in _INT32_HELD else 7 if self.type == 7 else 11
-        values = varints(self._held.get(number, []), f, what)
         # Half precision and 8-bit floats stand there as their bits.
         bits = np.dtype(f"u{dtype.itemsize}") if dtype.kind in "fV" else dtype
-        return values.astype(bits).view(dtype)
+        return varints(self._held.get(number, []), f, what, bits).view(dtype)
 
     def _external(self, count: int, what: str) -> np.ndarray:
         f = self._model.fields

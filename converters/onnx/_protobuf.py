@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -33,7 +33,9 @@ __all__ = [
 Part = bytes | memoryview | np.ndarray
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_FIELDS = 2_000_000  # of one file: more would take longer to walk than anybody waits
+_PIECE = 1 << 18
+_UINT64: np.dtype[Any] = np.dtype(np.uint64)
+_MAX_FIELDS = 1_000_000  # of one file: more would take longer to walk than anybody waits
 
 
 class Fields:
@@ -119,8 +121,10 @@ def int64(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def varints(values: Iterable[int | memoryview], walker: Fields, what: str) -> np.ndarray:
-    """A repeated number field, packed or not, as uint64 in the file's order."""
+def varints(
+    values: Iterable[int | memoryview], walker: Fields, what: str, dtype: np.dtype[Any] = _UINT64
+) -> np.ndarray:
+    """A repeated number field, packed or not, in the file's order; higher bits than ``dtype`` has fall away."""
     out: list[np.ndarray] = []
     single: list[int] = []
     for value in values:
@@ -128,29 +132,32 @@ def varints(values: Iterable[int | memoryview], walker: Fields, what: str) -> np
             single.append(value)
             continue
         if single:
-            out.append(np.array(single, np.uint64))
+            out.append(np.array(single, np.uint64).astype(dtype))
             single = []
-        out.append(_packed(np.frombuffer(value, np.uint8), walker, what))
+        out += _packed(np.frombuffer(value, np.uint8), walker, what, dtype)
     if single:
-        out.append(np.array(single, np.uint64))
-    return np.concatenate(out) if out else np.empty(0, np.uint64)
+        out.append(np.array(single, np.uint64).astype(dtype))
+    return np.concatenate(out) if out else np.empty(0, dtype)
 
 
-def _packed(data: np.ndarray, walker: Fields, what: str) -> np.ndarray:
-    ends = np.flatnonzero(data < 0x80)
-    if data.size == 0:
-        return np.empty(0, np.uint64)
-    if ends.size == 0 or ends[-1] != data.size - 1:
-        walker.fail(f"{what}: a number has no end")
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > 10:
-        walker.fail(f"{what}: a number of {lengths.max()} bytes")
-    out = np.zeros(ends.size, np.uint64)
-    for i in range(int(lengths.max())):
-        held = np.flatnonzero(lengths > i)
-        out[held] |= (data[starts[held] + i].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * i)
-    return out
+def _packed(data: np.ndarray, walker: Fields, what: str, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+    """Piece by piece, since the work on a byte takes many."""
+    at = 0
+    while at < data.size:
+        piece = data[at : at + _PIECE]
+        ends = np.flatnonzero(piece < 0x80)
+        if ends.size == 0 or (at + piece.size == data.size and ends[-1] != piece.size - 1):
+            walker.fail(f"{what}: a number has no end")
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        lengths = ends - starts + 1
+        if lengths.max() > 10:
+            walker.fail(f"{what}: a number of {lengths.max()} bytes")
+        out = np.zeros(ends.size, np.uint64)
+        for i in range(int(lengths.max())):
+            held = np.flatnonzero(lengths > i)
+            out[held] |= (piece[starts[held] + i].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * i)
+        yield out.astype(dtype)
+        at += int(ends[-1]) + 1
 
 
 def floats(values: Iterable[int | memoryview], walker: Fields, what: str) -> np.ndarray:
