@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -303,7 +303,8 @@ def _rest(state: NativeState, root: Any, path: tuple[Any, ...], file: str) -> No
             listed = ", ".join(map(brief, others))
             state.warnings.append(f"weights are taken from {brief(key)}; {listed} also hold tensors by name")
     for at, level in enumerate(levels):
-        for key, value in level.items() if isinstance(level, dict) else enumerate(level):
+        pairs: Iterable[tuple[Any, Any]] = level.items() if isinstance(level, dict) else enumerate(level)
+        for key, value in pairs:
             if key == path[at] or (at == place and chosen is not None and key == chosen[0]):
                 continue
             name = ".".join(map(str, (*path[:at], key)))

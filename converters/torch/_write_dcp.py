@@ -106,7 +106,7 @@ class _Index:
         else:
             self.entries[key] = _made("BytesStorageMetadata")
             length = pack.write(file, value)
-        info = {"relative_path": _DATA, "offset": self.at, "length": length}
+        info: dict[str, Any] = {"relative_path": _DATA, "offset": self.at, "length": length}
         self.stored.append((_made("MetadataIndex", **place), _made("_StorageInfo", _FILESYSTEM, **info)))
         self.at += length
 
