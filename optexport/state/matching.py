@@ -18,6 +18,7 @@ from .axes import Axes
 from .name_map import Entry, NameMap
 from .names import parameters
 from .native import Weights
+from .patterns import wildcards
 
 __all__ = ["LAYOUTS", "derive_map"]
 
@@ -82,7 +83,8 @@ class _Pairs:
             return list(ways)
         orders = LAYOUTS[self.layout].get(max(len(w.left) for w in ways if w is not None), ())
         found = [w for o in orders for w in ways if w is not None and w.order == o]
-        return found[:1] or [w for w in ways if w is None] or list(ways)
+        as_it_is: list[Way] = [w for w in ways if w is None]
+        return list(found[:1]) or as_it_is or list(ways)
 
 
 def derive_map(
@@ -111,6 +113,9 @@ def derive_map(
     if layout is not None and layout not in LAYOUTS:
         raise NamingError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
     needed = [n for n in (names if names is not None else parameters(source)) if n in source.tensors]
+    starred = [n for n in (*source.tensors, *target.tensors) if wildcards(n)]
+    if starred:
+        raise NamingError(f"{where}: {starred[0]!r} has a '*', which is a wildcard in a map; rename it")
     pairs = _Pairs(dict(source.tensors), dict(target.tensors), where, layout)
     _by_value(pairs, needed)
     unmatched: dict[str, np.ndarray] = {}
@@ -172,18 +177,19 @@ def _telling(array: np.ndarray) -> bool:
 def _by_value(pairs: _Pairs, needed: Sequence[str]) -> None:
     """Pair tensors of equal values; those that the optimizer does not have after it."""
     prints: dict[object, list[str]] = {}
+    trained = set(needed)
     for name, array in pairs.target.items():
         if _telling(array):
             prints.setdefault(_print(array), []).append(name)
     for own in (True, False):
         found: dict[str, dict[str, list[Way]]] = {}
         for name, array in pairs.source.items():
-            if (name in needed) == own and _telling(array):
+            if (name in trained) == own and _telling(array):
                 alike = [t for t in prints.get(_print(array), ()) if t in pairs.target]
-                ways = {t: _ways_of_values(array, pairs.target[t]) for t in alike}
-                found[name] = {t: w for t, w in ways.items() if w}
+                found[name] = {t: w for t in alike if (w := _ways_of_values(array, pairs.target[t]))}
+        claims = _claims(found)
         for name, fits in found.items():
-            rivals = [n for n, f in found.items() if n != name and set(f) & set(fits)]
+            rivals = [n for t in fits for n in claims[t] if n != name]
             if name in fits:  # equal names tell equal values apart
                 fits, rivals = {name: fits[name]}, []
             if (len(fits) > 1 or rivals) and own:
@@ -202,9 +208,18 @@ def _by_value(pairs: _Pairs, needed: Sequence[str]) -> None:
                     pairs.take(name, target, pairs.usual(ways)[0], _VALUES)
 
 
+def _claims(found: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Target -> sources that may be it."""
+    out: dict[str, list[str]] = {}
+    for name, targets in found.items():
+        for target in targets:
+            out.setdefault(target, []).append(name)
+    return out
+
+
 def _ways(source: Shape, target: Shape) -> list[Way]:
     """Orders of the axes that give this shape; those that differ in axes of one element count once."""
-    if len(source) != len(target):
+    if sorted(source) != sorted(target):
         return []
     rank = len(source)
     tried: Iterable[Order] = itertools.permutations(range(rank))
@@ -269,8 +284,9 @@ def _by_shape(pairs: _Pairs, needed: Sequence[str]) -> list[str]:
 
     fits = {n: {t: w for t in pairs.target if t in known and (w := possible(n, t))} for n in needed}
     told, alone = [], []
+    claims = _claims(fits)
     for name, ways_to in fits.items():
-        rivals = [n for n in needed if n != name and set(fits[n]) & set(ways_to)]
+        rivals = [n for t in ways_to for n in claims[t] if n != name]
         if len(ways_to) > 1 or rivals:
             may = " or ".join(list(ways_to)[:6])
             may += f", as may {' and '.join(map(repr, rivals[:6]))}" if len(ways_to) == 1 else ""

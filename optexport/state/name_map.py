@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,8 @@ class NameMap:
                 return name
             name = name.removeprefix(prefix)
 
-    def ports(self, names: Iterable[str], also: Iterable[str] = ()) -> list[Port]:
+    def ports(self, names: Iterable[str]) -> list[Port]:
         """What becomes of each of the names, in their order; a name that nothing matches stays.
-
-        also: tensors of the source model that are none of the optimizer's; joins may name them.
 
         Raises:
             NamingError: two names become one, or a join lacks a tensor.
@@ -176,21 +175,44 @@ class NameMap:
                 seen[target] = port.sources[0]
         return [Port(tuple(own[s] for s in p.sources), p.targets, p.axis, p.sizes, p.axes) for p in out]
 
-    def _port(self, name: str, own: Mapping[str, str]) -> Port:
-        for entry in self.entries:
+    @cached_property
+    def _places(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
+        """Exact source -> first entry; (entry, pattern) of the others."""
+        exact: dict[str, int] = {}
+        patterns: list[tuple[int, str]] = []
+        for i, entry in enumerate(self.entries):
             for source in entry.sources:
-                values = match(source, name)
-                if values is None:
-                    continue
-                sources = tuple(fill(s, values) for s in entry.sources)
-                missing = [s for s in sources if s not in own]
-                if missing:
-                    raise NamingError(
-                        f"{self.where}: {entry.label}: joins {name!r} with {missing[0]!r}, which the optimizer does not have"
-                    )
-                targets = tuple(fill(t, values) for t in entry.targets)
-                return Port(sources, targets, entry.axis, entry.sizes, entry.axes)
-        return Port((name,), (name,))
+                if wildcards(source):
+                    patterns.append((i, source))
+                else:
+                    exact.setdefault(source, i)
+        return exact, patterns
+
+    def _found(self, name: str) -> tuple[Entry, tuple[str, ...]] | None:
+        """The first entry that matches, and what its wildcards stand for."""
+        exact, patterns = self._places
+        first = exact.get(name, len(self.entries))
+        for i, pattern in patterns:
+            if i >= first:
+                break
+            values = match(pattern, name)
+            if values is not None:
+                return self.entries[i], values
+        return (self.entries[first], ()) if first < len(self.entries) else None
+
+    def _port(self, name: str, own: Mapping[str, str]) -> Port:
+        found = self._found(name)
+        if found is None:
+            return Port((name,), (name,))
+        entry, values = found
+        sources = tuple(fill(s, values) for s in entry.sources)
+        missing = [s for s in sources if s not in own]
+        if missing:
+            raise NamingError(
+                f"{self.where}: {entry.label}: joins {name!r} with {missing[0]!r}, which the optimizer does not have"
+            )
+        targets = tuple(fill(t, values) for t in entry.targets)
+        return Port(sources, targets, entry.axis, entry.sizes, entry.axes)
 
     def unused(self, names: Iterable[str]) -> list[str]:
         """Sources of entries that match none of the names."""

@@ -24,6 +24,8 @@ def match(pattern: str, name: str) -> tuple[str, ...] | None:
 
     Where there are several ways, each wildcard from the left takes as little as it can.
     """
+    if "*" not in pattern:
+        return () if pattern == name else None
     parts = [p for p in _PARTS.split(pattern) if p]
     size = len(name)
     # rest[i]: whether what is left of the name from place i matches the parts that are left. One pass a

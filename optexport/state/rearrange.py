@@ -203,8 +203,8 @@ def _compared(
     for name, shape in made.shapes.items():
         if shape is not None and shape != target[name]:
             raise NamingError(
-                f"{names.where}: parameter {name!r}: its state has shape {list(shape)}, the target model {list(target[name])}; "
-                "state how its axes move (transpose, axes), or leave it out"
+                f"{names.where}: parameter {name!r}: its state has shape {list(shape)}, the target model "
+                f"{list(target[name])}; state how its axes move (transpose, axes), or leave it out"
             )
     return missing, [*extra, *trained]
 

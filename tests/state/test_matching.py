@@ -155,3 +155,16 @@ def test_dtypes_and_conventions_are_named():
     assert all(
         sorted(o) == list(range(r)) for c in LAYOUTS.values() for r, orders in c.items() for o in orders
     )
+
+
+def test_a_large_model_takes_no_time():
+    source = {f"layers.{i}.weight": random(2, 3, seed=i) for i in range(3000)}
+    target = {n.replace(".", "/"): a.T.copy() for n, a in source.items()}
+    names, _ = derive_map(Weights(source, True), Weights(target, True), "t")
+    assert [p.targets[0] for p in names.ports(source)] == list(target)
+
+
+def test_a_name_with_a_star_is_refused():
+    assert "'a*' has a '*', which is a wildcard in a map; rename it" in refused(
+        {"a*": random(2)}, {"x": random(2)}
+    )

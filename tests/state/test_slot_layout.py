@@ -188,3 +188,22 @@ def test_joined_tensors_must_have_been_updated_alike() -> None:
     assert "slot 'eta' is not the same number in each of the joined tensors" in refused(
         replace(asgd, slots=slots), JOIN
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "transpose", "split"),
+    [
+        ({"clip_norm": "tensor", "max_norm": 1.0}, "exact", "lossy"),
+        ({"clip_norm": "global_eps", "max_norm": 1.0}, "exact", "exact"),
+        # A mean over all axes but the first: rows stay whole along axis 0.
+        ({"centralize": True}, "lossy", "exact"),
+        ({"lookahead": "sync"}, "exact", "exact"),
+        ({"average": "ema"}, "exact", "exact"),
+        ({"accumulate": "mean"}, "exact", "exact"),
+        ({"overflow": "dynamic"}, "exact", "exact"),
+    ],
+)
+def test_what_stands_around_a_rule(options: dict, transpose: str, split: str) -> None:
+    state = ox.init(ox.spec("adam", **options), {"w": np.ones((5, 4))})
+    for entries, want in ((TRANSPOSE, transpose), (SPLIT, split)):
+        assert ox.rearrange(state, mapping(entries), allow="lossy")[1].verdict == want
