@@ -71,6 +71,7 @@ def convert(
     layout: str | None = None,
     write_map_file: str | None = None,
     partial: bool = False,
+    shard_size: int | None = None,
     on_size: Callable[[int], Callable[[int], None]] | None = None,
 ) -> Conversion:
     """Convert a file.
@@ -89,6 +90,7 @@ def convert(
     layout: the convention that the two models follow, where values do not tell (`matching.LAYOUTS`).
     write_map_file: a file to write the map that was used to.
     partial: consent to parameters that start fresh and to state that is left out.
+    shard_size: bytes of state from which on a bundle is cut into shards (`save`).
     on_size: called with the number of bytes of state; what it returns is called as they are written.
 
     Raises:
@@ -114,6 +116,9 @@ def convert(
     state, moved = _rearranged(
         state, model, map_file, reverse_map, target_model, layout, write_map_file, partial, allow
     )
+    if shard_size is not None and (to_format != BUNDLE or emit_optimizer is not None):
+        raise CheckpointError(f"{target}: only a bundle, without --emit-optimizer, is cut into shards")
+    made = [target]
     if to_format == "mxnet" and target.endswith(".params"):
         new, report, name = _write_weights(state, target)
     elif emit_optimizer is not None:
@@ -121,7 +126,10 @@ def convert(
         name = _write_emitted(new, to_format, target, emit_optimizer, on_size)
     else:
         new, report = _translated(state, to_format, wanted, allow, lr)
-        save(new, target, format=to_format, model=target_model or model, on_tensor=_progress(new, on_size))
+        made = save(
+            new, target, format=to_format, model=target_model or model, on_tensor=_progress(new, on_size),
+            shard_size=shard_size,
+        )  # fmt: skip
         name = new.dialect
     report = _after(moved, report)
     carried = new.slots if new.slots else {"": new.params if name == "weights" else {}}
@@ -130,7 +138,7 @@ def convert(
         source, target, name, report.verdict, report.conditions, report.bound, report.bound_text, report.dropped,
         len(sizes), sum(sizes), round(time.perf_counter() - start, 6),
         [*new.warnings, *([] if name == "weights" else _advice(new, to_format, emit_optimizer))], report.notes,
-        [target, *([emit_optimizer] if emit_optimizer else []), *([write_map_file] if write_map_file else [])],
+        [*made, *([emit_optimizer] if emit_optimizer else []), *([write_map_file] if write_map_file else [])],
         moved.fresh, moved.frozen,
     )  # fmt: skip
 
@@ -198,7 +206,7 @@ def _after(moved: Report, report: Report) -> Report:
 
 def _by_suffix(path: str) -> str:
     lower = os.path.basename(path).lower()
-    if lower.endswith(".safetensors"):
+    if lower.endswith((".safetensors", ".safetensors.index.json")):
         return BUNDLE
     written = [f for f in formats(written=True) if f != BUNDLE]
     fitting = [(s, f) for f in written for s in find_format(f).suffixes if lower.endswith(s)]
@@ -310,10 +318,10 @@ def _write_emitted(
         raise UnknownNameError(
             f"{path}: expected a name that Python can import, as in opt.py, found {stem!r}"
         )
-    emitter = converter(framework, "emit")
     text = emit(
         state.spec, framework, {n: s for n in state.names if (s := state.shape(n)) is not None} or None
     )
+    emitter = converter(framework, "emit")
     native = emitter.emitted_state(state, module=stem)
     with whole_or_nothing(path) as f:
         f.write(text.encode())

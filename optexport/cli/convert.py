@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import click
 
@@ -68,6 +69,11 @@ __all__ = ["command"]
 @click.option(
     "--emit-optimizer", metavar="FILE", help="Write an optimizer that computes the source's rule exactly."
 )
+@click.option(
+    "--shard-size",
+    metavar="SIZE",
+    help="Cut a bundle that has more bytes into shards of at most so many: 5GB, 500MB, a number.",
+)
 @json_option
 def command(
     source: str,
@@ -89,6 +95,7 @@ def command(
     lr: float | None,
     allow: str | None,
     emit_optimizer: str | None,
+    shard_size: str | None,
     as_json: bool,
 ) -> None:
     """Carry optimizer state from SOURCE to TARGET, and say how exact that is."""
@@ -115,6 +122,7 @@ def command(
             layout=layout,
             write_map_file=write_map,
             partial=partial,
+            shard_size=None if shard_size is None else _bytes(shard_size),
             on_size=lambda n: stack.enter_context(progress("writing", n, as_json)),
         )
     if as_json:
@@ -139,3 +147,14 @@ def command(
             out.print(plain(f"  {label}: {line}"))
     for path in result.written[1:]:
         out.print(plain(f"  also wrote {path}"))
+
+
+def _bytes(text: str) -> int:
+    """A number of bytes, with KB, MB, GB or TB of 1000 each behind it."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    size = 0 if found is None else int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+    if size <= 0:
+        raise click.BadParameter(
+            f"expected a size as in 5GB, 500MB or 1000000, found {text!r}", param_hint="--shard-size"
+        )
+    return size

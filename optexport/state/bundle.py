@@ -2,6 +2,10 @@
 
 Tensors are named ``<param>`` and ``<param>/<slot>``. Equal states give equal bytes: tensors are
 in sorted order, the manifest is canonical.
+
+A large one may be in shards, ``name-00001-of-00003.safetensors`` and so on, with the manifest in the
+metadata of ``name.safetensors.index.json``, an index as model hubs have it. The index is written last:
+there is no bundle before it stands.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from .files import whole_or_nothing
 from .manifest import message_text, parse_message, spec_from_message, spec_to_message
 from .native import Weights
 from .safetensors import is_safetensors, is_text, metadata, read_tensors, tensor_bytes, write_tensors
+from .sharded import SHARD as _SHARD
+from .sharded import index_metadata, is_index, read_shards, write_shards
 from .training import MASTER, TrainingState
 
 __all__ = ["digests", "read", "read_tensors", "read_weights", "sniff", "tensor_bytes", "write"]
@@ -27,15 +33,19 @@ KEY = "optexport"
 
 
 def sniff(path: str) -> bool:
-    """Whether the file is a safetensors file with a bundle's manifest; False if it cannot be read."""
+    """Whether the file is a bundle, its index or one of its shards; False if it cannot be read."""
     try:
-        return is_safetensors(path) and KEY in metadata(path)[1]
+        if is_index(path):
+            return KEY in index_metadata(path)
+        return is_safetensors(path) and not {KEY, _SHARD}.isdisjoint(metadata(path)[1])
     except CheckpointError:
         return False
 
 
 def read_weights(path: str) -> Weights:
     """Parameter values of any safetensors file; its order is the container's, not the model's."""
+    if is_index(path):
+        return Weights(dict(read(path).params), ordered=False)
     tensors, meta = read_tensors(path)
     if KEY in meta:
         state = read(path)
@@ -43,15 +53,21 @@ def read_weights(path: str) -> Weights:
     return Weights(dict(sorted(tensors.items())), ordered=False)
 
 
-def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
-    """Write a bundle. The file appears whole or not at all.
+def write(
+    state: TrainingState, path: str, *, on_tensor: Any = None, shard_size: int | None = None
+) -> list[str]:
+    """Write a bundle; the files that were written, the one to open first. It appears whole or not at all.
 
     on_tensor: called with the number of bytes after each tensor (progress).
+    shard_size: bytes of tensors from which on it is cut into shards of at most so many; a tensor is
+        never cut. None: one file, whatever its size.
 
     Raises:
         CheckpointError: a dtype that safetensors does not have, a name that would be ambiguous or is
-            no text, or a step count below 0.
+            no text, a step count below 0, or a sharded bundle that stands there already.
     """
+    if shard_size is not None and shard_size <= 0:
+        raise CheckpointError(f"{path}: expected a shard size above 0, found {shard_size}")
     _check_names(state, path)
     tensors: dict[str, np.ndarray] = dict(state.params)
     for name, slots in state.slots.items():
@@ -66,8 +82,11 @@ def write(state: TrainingState, path: str, *, on_tensor: Any = None) -> None:
     def meta(sums: Mapping[str, str]) -> dict[str, str]:
         return {KEY: message_text(_manifest(state, sums))}
 
+    if shard_size is not None and sum(a.nbytes for a in tensors.values()) > shard_size:
+        return write_shards(path, tensors, meta, shard_size, on_tensor)
     with whole_or_nothing(path) as f:
         write_tensors(f, path, tensors, meta, on_tensor)
+    return [path]
 
 
 def _check_names(state: TrainingState, path: str) -> None:
@@ -111,7 +130,11 @@ def read(path: str, *, verify: bool = False) -> TrainingState:
     Raises:
         CheckpointError: no bundle, a newer format version, or contents that disagree with the manifest.
     """
-    tensors, meta = read_tensors(path)
+    tensors, meta = _contents(path)
+    if _SHARD in meta:
+        raise CheckpointError(
+            f"{path}: is one shard of a bundle; open {meta[_SHARD]!r}, which stands beside it"
+        )
     if KEY not in meta:
         raise CheckpointError(
             f"{path}: a safetensors file without optexport's manifest; it may be a model (--model), it is no optimizer state"
@@ -139,6 +162,13 @@ def read(path: str, *, verify: bool = False) -> TrainingState:
     spec = spec_from_message(m.spec, path)
     _agree(path, spec, params, slots, steps)
     return TrainingState(spec, params, slots, steps, dialect=m.dialect, provenance=tuple(m.provenance))
+
+
+def _contents(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of one file, or of an index and its shards."""
+    if is_index(path):
+        return read_shards(path).tensors, index_metadata(path)
+    return read_tensors(path)
 
 
 def _agree(
@@ -197,7 +227,7 @@ def _fit_together(rule: Rule, arrays: Mapping[str, np.ndarray]) -> bool:
 
 def digests(path: str) -> dict[str, str]:
     """Tensor name -> sha256, as the manifest has them."""
-    m = parse_message("Manifest", read_tensors(path)[1][KEY], path)
+    m = parse_message("Manifest", (index_metadata(path) if is_index(path) else metadata(path)[1])[KEY], path)
     out = {p.name: p.value.sha256 for p in m.parameters if p.carried}
     return out | {f"{p.name}/{slot}": t.sha256 for p in m.parameters for slot, t in p.slots.items()}
 

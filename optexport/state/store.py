@@ -69,7 +69,7 @@ def read_model(path: str) -> Weights:
     Raises:
         CheckpointError: it is none.
     """
-    if is_index(path):
+    if is_index(path) and not bundle.sniff(path):
         return read_shards(path)
     fmt = detect(path)
     reader = bundle.read_weights if fmt == BUNDLE else find_format(fmt).read_weights
@@ -183,18 +183,23 @@ def save(
     format: str,
     model: str | os.PathLike[str] | None = None,
     on_tensor: Any = None,
-) -> None:
-    """Write ``state``; the file appears whole or not at all.
+    shard_size: int | None = None,
+) -> list[str]:
+    """Write ``state``; the file appears whole or not at all. What was written, the file to open first.
 
     format: ``bundle``, or a format of the framework whose native optimizer the state is (see ``translate``).
+    shard_size: bytes from which on a bundle is cut into shards.
 
     Raises:
         CheckpointError: the state is another framework's. NamingError: its parameters have no names.
     """
     path = os.fspath(path)
     if format == BUNDLE:
-        bundle.write(state, path, on_tensor=on_tensor)
-        return
+        return bundle.write(state, path, on_tensor=on_tensor, shard_size=shard_size)
+    if shard_size is not None:
+        raise CheckpointError(
+            f"{path}: only a bundle is cut into shards; write {format} without a shard size"
+        )
     kind = find_format(format)
     if kind.write is None:
         raise CheckpointError(
@@ -214,3 +219,4 @@ def save(
         native.extras["model"] = os.fspath(model)
     with told_of_writes(on_tensor):
         kind.write(native, path)
+    return [path]
