@@ -14,6 +14,7 @@ from ..errors import CheckpointError, OptexportError
 from ..rules import name_of
 from . import bundle
 from .bundle import tensor_bytes
+from .files import give_back
 from .lift import arranged, lift, native_roles
 from .names import read_names
 from .native import NativeState
@@ -24,7 +25,7 @@ __all__ = ["Inspection", "TensorInfo", "inspect"]
 
 # Slots that are sums or means of squares: a negative entry is damage.
 _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -248,10 +249,15 @@ def _stateless(param: str) -> TensorInfo:
 
 
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Pieces of at most some megabytes, so that memory stays flat."""
-    flat = array.reshape(-1) if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+    """Pieces of at most some megabytes, equally long for equally large arrays.
+
+    Memory stays flat: pages of a mapped file are given back when the next piece is asked for.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
     for i in range(0, flat.size, _BLOCK):
-        yield flat[i : i + _BLOCK]
+        piece = flat[i : i + _BLOCK]
+        yield piece
+        give_back(piece)
 
 
 def _tensor(param: str, slot: str, role: str | None, array: np.ndarray, quick: bool) -> TensorInfo:
