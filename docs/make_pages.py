@@ -23,10 +23,12 @@ from optexport.translation import explain
 FOLDER = Path(__file__).parent / "optimizers"
 TITLES = {
     "keras": "Keras 3.15",
+    "mlx": "MLX 0.32",
     "mxnet": "MXNet 1.9.1",
     "onnx": "ONNX (ai.onnx.preview.training)",
     "onnxruntime": "ONNX Runtime training 1.19.2",
     "optax": "Optax 0.2.8",
+    "paddle": "Paddle 3.3",
     "torch": "PyTorch 2.13",
 }
 GENERATED = "<!-- Written by docs/make_pages.py; change the rules and dialects, then run it again. -->"

@@ -12,7 +12,7 @@ Shazeer & Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory 
     w ← w − max(ε2, rms(w))·ρ·u           scale = none: w − ρ·u
 
     eps1 = clamped    ε1 is not added: mean(R) is at least ε1, V at least ε1² (PyTorch)
-    momentum          w ← w − e,  e ← β1·e + (1−β1)·max(ε2, rms(w))·ρ·u (Optax)
+    momentum          w ← w − e,  e ← β1·e + (1−β1)·max(ε2, rms(w))·ρ·u (Optax, MLX)
 """
 
 from collections.abc import Mapping
@@ -92,7 +92,8 @@ _AXES: Mapping[OptionValue, str] = {
             "momentum",
             {
                 "none": "no mean of the steps",
-                "folded": "the mean of the steps, rates folded in (Optax)",
+                "folded": "the mean of the steps, rates folded in, kept in float32 (Optax)",
+                "folded_param": "the same, kept as the parameter is (MLX)",
             },
             default="none",
         ),
@@ -138,7 +139,8 @@ _AXES: Mapping[OptionValue, str] = {
         Slot("variance", "V, where it is kept"),
         Slot("step_avg", "running mean e of the steps"),
     ),
-    source="torch/optim/_adafactor.py; keras/src/optimizers/adafactor.py; optax/_src/factorized.py, alias.py (adafactor)",
+    source="torch/optim/_adafactor.py; keras/src/optimizers/adafactor.py; optax/_src/factorized.py, alias.py (adafactor); "
+    "mlx/optimizers/optimizers.py (Adafactor)",
     fit=_fit,
     fits=tuple({"axes": a} for a in _AXES),
 )
@@ -179,6 +181,9 @@ def adafactor(
         kept = rounded(cast(beta1, FLOAT32) * u.slot("step_avg"), "float32")
         step = kept + (1 - beta1) * step
         new["step_avg"] = rounded(step, "float32")  # what is kept, whatever the parameter (Optax)
+    elif momentum == "folded_param":
+        beta1 = u.kernel(u.hyper("beta1"))
+        step = new["step_avg"] = beta1 * u.slot("step_avg") + (1 - beta1) * step
     if decay == "independent":
         w = w - u.kernel(u.hyper("weight_decay")) * u.param
     return {"param": w - step, **new}

@@ -29,7 +29,7 @@ INF = float("inf")
 def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str, OptionValue]:
     if len(shape) == 2:
         return {**options, "shape": "wide" if shape[0] <= shape[1] else "tall"}
-    if options["others"] == "none":
+    if options["others"] == "none" or (options["others"] == "momentum" and len(shape) > 2):
         raise HyperparameterError(
             f"muon: expected matrices, found a parameter of shape {list(shape)}; give it to another optimizer"
         )
@@ -55,6 +55,7 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
                 "adam": "Adam, ε beside the corrected root (Optax without Nesterov)",
                 "nadam": "Adam with Nesterov's numerator (Optax)",
                 "adam_hat": "Adam, epsilon hat (Keras)",
+                "momentum": "the direction d itself, s = 1; vectors alone, more axes are refused (MLX)",
             },
             default="adam",
         ),
@@ -92,7 +93,14 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
                 "rms": "s = `rms_scale`·√max(rows, columns), the length of Adam's updates",
             },
         ),
-        Option("decay", {"none": "no weight decay", "decoupled": "w·(1−ηλ) before the update"}),
+        Option(
+            "decay",
+            {
+                "none": "no weight decay",
+                "l2": "λw joins the gradient (MLX)",
+                "decoupled": "w·(1−ηλ) before the update",
+            },
+        ),
         Count("ns_steps", doc="k: iterations of Newton–Schulz", low=1, high=99, default=5),
     ),
     hyperparameters=(
@@ -115,7 +123,8 @@ def _fit(options: Mapping[str, OptionValue], shape: tuple[int, ...]) -> dict[str
         Slot("momentum_buffer", "running mean, or decaying sum, of gradients"),
         Slot("exp_avg_sq", "running mean of squared gradients, where Adam updates"),
     ),
-    source="torch/optim/_muon.py; optax/contrib/_muon.py; keras/src/optimizers/muon.py",
+    source="torch/optim/_muon.py; optax/contrib/_muon.py; keras/src/optimizers/muon.py; "
+    "mlx/optimizers/optimizers.py (Muon)",
     fit=_fit,
     fits=({"shape": "wide"}, {"shape": "tall"}, {"shape": "other"}),
 )
@@ -131,7 +140,7 @@ def muon(
     **_: OptionValue,
 ) -> Mapping[str, Value]:
     """A step of one length in every direction of a matrix."""
-    if shape == "other" and others != "none":
+    if shape == "other" and others not in ("none", "momentum"):
         return _adam(u, others, decay)
     lr, mu, g, w = u.hyper("lr"), u.hyper("momentum"), gradient(u, decay), u.param
     if decay == "decoupled":
@@ -145,6 +154,8 @@ def muon(
             d = mu * (b / (1 - mu ** (t + 1))) + (1 - mu) * (g / (1 - mu**t))
     elif nesterov == "lookahead":
         d = mu * b + (g if momentum == "sum" else (1 - mu) * g)
+    if shape == "other" and others == "momentum":
+        return {"param": w - lr * u.let("direction", d), "momentum_buffer": b}
     x = expand(_orthogonal(u, u.let("direction", d)))
 
     rows, columns = size(u.param, -2), size(u.param, -1)

@@ -89,6 +89,11 @@ def lift(
     entry = _entry(native, optimizer, where)
     native = arranged(native, entry, arguments or {}, where)
     warnings = list(native.warnings)
+    if native.worked_out and step is not None:
+        said = sorted({n for n in native.steps.values() if n not in (None, step)})
+        if said:
+            warnings.append(f"the file's own numbers say {said[0]} updates; --step says {step}, which is taken")
+        native = replace(native, steps=dict.fromkeys(native.steps))
     groups: list[Group] = []
     counted = [n for n in native.steps.values() if n is not None]
     followed = read_schedules(native, max(counted) if counted else step)
@@ -325,6 +330,7 @@ def _step(
     if entry.step_slot or _needs_step(entry):
         raise CheckpointError(
             f"{where}: parameter {key!r}: holds no step count, which {entry.qualified} needs; give it with --step N"
+            + (f" ({native.warnings[-1]})" if native.worked_out and native.warnings else "")
         )
     return 1
 

@@ -43,6 +43,7 @@ class NativeState:
     weights: parameter values that the same file carries (combined checkpoints), by name, in order.
     ordered: whether the order of ``weights`` is the model's own.
     shapes: of the model's parameters in its order, where another file's weights tell them.
+    worked_out: whether ``steps`` follow from other numbers of the file; a step that is given comes first.
     extras: whatever else the file holds that may matter (scheduler state, epoch, …), plain values.
     warnings: one sentence each, for the person who converts.
     """
@@ -57,6 +58,7 @@ class NativeState:
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     ordered: bool = True
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    worked_out: bool = False
     extras: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -69,8 +71,10 @@ class Weights:
     ordered: whether that order is the model's own (a PyTorch state_dict) rather than the
         container's (safetensors sorts).
     fixed: names of those that no optimizer updates (running statistics, frozen layers), where the file says.
+    called: what the optimizer's state calls a parameter -> its name here, where these differ (Paddle).
     """
 
     tensors: dict[str, np.ndarray]
     ordered: bool
     fixed: frozenset[str] = frozenset()
+    called: dict[str, str] = field(default_factory=dict)

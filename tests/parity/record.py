@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optexport import native
 from optexport.parity import Problem, problem
+from optexport.reference import init
+from optexport.specs import Spec
+from optexport.state import TrainingState
 
 BOTH = ("float64", "float32")
 
@@ -18,6 +21,7 @@ class Row:
     amplification: condition number of the rule, with its reason; floor: an error of the framework's
     own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone;
     floor16: the same, in runs of float16 parameters with float32 masters alone;
+    done: updates that count as made before the run (a rule that changes late);
     shapes: of the parameters, the standard problem's where None; drop, spike: see `problem`."""
 
     optimizer: str
@@ -33,6 +37,7 @@ class Row:
     shapes: Mapping[str, tuple[int, ...]] | None = None
     drop: float = 0.1
     spike: float = 8.0
+    done: int = 0
 
     @property
     def id(self) -> str:
@@ -40,12 +45,18 @@ class Row:
 
     @property
     def lr(self) -> float:
-        if "links" in self.arguments:
+        given = self.arguments.get("lr", self.arguments.get("learning_rate"))
+        if given is None:
             return float(native(self.optimizer, **self.arguments).groups[-1].hyperparameters["lr"])
-        return float(self.arguments.get("lr", self.arguments.get("learning_rate")))
+        return float(given)
 
     def problem(self, dtype: str) -> Problem:
         return problem(dtype, self.steps, drop=self.drop, shapes=self.shapes, spike=self.spike)
+
+    def start(self, spec: Spec, params: Mapping[str, Any]) -> TrainingState:
+        """Where the referee begins."""
+        first = init(spec, params)
+        return replace(first, steps=dict.fromkeys(params, self.done)) if self.done else first
 
     def floor_in(self, dtype: str) -> float:
         return self.floor + (self.floor32 if dtype == "float32" else 0.0)
@@ -62,6 +73,7 @@ _ROW = (
     "shapes",
     "drop",
     "spike",
+    "done",
 )
 
 
@@ -93,7 +105,18 @@ def keras(name: str, desc: str, dtypes: tuple[str, ...] = BOTH, reason: str = ""
     return Row(f"keras:{name}", arguments, desc, dtypes, reason, **extra)
 
 
+def mlx(name: str, desc: str, dtypes: tuple[str, ...] = BOTH, reason: str = "", **arguments: Any) -> Row:
+    extra = {k: arguments.pop(k) for k in _ROW if k in arguments}
+    return Row(f"mlx:{name}", arguments, desc, dtypes, reason, **extra)
+
+
+def paddle(name: str, desc: str, dtypes: tuple[str, ...] = BOTH, reason: str = "", **arguments: Any) -> Row:
+    extra = {k: arguments.pop(k) for k in _ROW if k in arguments}
+    return Row(f"paddle:{name}", arguments, desc, dtypes, reason, **extra)
+
+
 F32 = ("float32",)
+MLX32 = "MLX computes numbers that follow from the step alone in float32"
 STATE32 = "MXNet keeps this state in float32 and fails on float64 parameters"
 # n − a² cancels where the gradient's mean is large against its spread; measured condition numbers
 # of the standard problem stay below this.
@@ -101,6 +124,10 @@ CENTERED = 16.0
 # MXNet passes scalars to its kernels as decimal text; its parser may miss the nearest float32 by one
 # unit in the last place. Adam's step size is a new long decimal at every update.
 ADAM_TEXT = 2.0**-23
+# Paddle adds L2 decay before its kernels, with a λ in double; the rule's is an attribute, 2⁻²⁵ off, and
+# squares of gradients twice that. AdamW's λ is an attribute where the rule's is double: 2⁻²⁵ of the ηλ
+# of an update, of which a run is as long as 16.5 at the first rate.
+PADDLE_DECAY = 2.0**-24
 
 
 def correction32(beta: float) -> float:

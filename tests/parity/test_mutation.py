@@ -48,7 +48,7 @@ def problem_of(row: str) -> Problem:
 
 def trajectory(row: Row, spec: Spec) -> Iterator[TrainingState]:
     p = problem_of(row.id)
-    return referee(spec, p.params, p.grads, p.lrs(row.lr), noise=p.noise)
+    return referee(spec, p.params, p.grads, p.lrs(row.lr), row.start(spec, p.params), noise=p.noise)
 
 
 @cache

@@ -20,9 +20,10 @@ def test_rule_is_what_the_framework_computes(row: Row, dtype: str) -> None:
         {"onnxruntime": "onnx"}.get(find(row.optimizer).framework, find(row.optimizer).framework), "run"
     )
     spec = ox.native(row.optimizer, **row.arguments)
-    states = referee(spec, p.params, p.grads, lrs, noise=p.noise)
+    states = referee(spec, p.params, p.grads, lrs, row.start(spec, p.params), noise=p.noise)
     # The framework's own draws are made of the same numbers.
     given = {"noise": p.noise} if spec.groups[-1].rule.program.inputs("noise") else {}
+    given |= {"done": row.done} if row.done else {}
     snapshots = run.native_snapshots(
         row.optimizer, row.arguments, p.params, p.grads, lrs, dtype=dtype, **given
     )

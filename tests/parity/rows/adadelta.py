@@ -1,6 +1,6 @@
 """Rows of the adadelta family."""
 
-from tests.parity.record import F32, STATE32, keras, mxnet, optax, torch
+from tests.parity.record import F32, PADDLE_DECAY, STATE32, keras, mlx, mxnet, optax, paddle, torch
 
 ROWS = [
     torch("Adadelta", "defaults", lr=1.0),
@@ -31,5 +31,17 @@ ROWS = [
         epsilon=1e-2,
         weight_decay=0.1,
         clipvalue=0.4,
+    ),
+    mlx("AdaDelta", "defaults", learning_rate=1.0),
+    mlx("AdaDelta", "large eps", learning_rate=0.5, rho=0.8, eps=1e-3),
+    paddle("Adadelta", "defaults", learning_rate=1.0),
+    paddle(
+        "Adadelta",
+        "L2 and large eps",
+        learning_rate=0.5,
+        rho=0.8,
+        epsilon=1e-3,
+        weight_decay=0.1,
+        floor=PADDLE_DECAY,
     ),
 ]

@@ -1,6 +1,6 @@
 """Rows of the adafactor family."""
 
-from tests.parity.record import F32, keras, optax, torch
+from tests.parity.record import F32, MLX32, keras, mlx, optax, torch
 
 # Rows > columns, columns > rows, a square, a vector, and tensors whose two largest axes are the last
 # two, the first and the last, and the first two.
@@ -10,6 +10,12 @@ EPS64 = 2.0**-52
 DECAY32 = 8 * 2.0**-24
 # Keras computes every mean in float32: those of rows, of columns, of R, of u² and of w².
 MEANS32 = 8 * 2.0**-24
+
+# ε and the clip where they show.
+WIDE_MLX = {"eps": (1e-2, 0.5), "clip_threshold": 0.5}
+
+# MLX takes 1 − b, which is t^−κ, from a b in float32.
+LATE_MLX = {"done": 20000, "floor": 2.0**-24 * 20030**0.8}
 
 ROWS = [
     torch("Adafactor", "defaults", lr=0.01, eps=(EPS64, 1e-3), shapes=SHAPES),
@@ -114,5 +120,46 @@ ROWS = [
         clipping_threshold=None,
         shapes=SHAPES,
         floor=DECAY32,
+    ),
+    mlx("Adafactor", "defaults", F32, MLX32, drop=1.0),
+    # The rate is 0.01 until 1/√t is less.
+    mlx("Adafactor", "capped by the step", F32, MLX32, drop=1.0, **WIDE_MLX, **LATE_MLX),
+    mlx("Adafactor", "own rate", F32, MLX32, learning_rate=0.1, relative_step=False),
+    mlx("Adafactor", "own rate, large eps", F32, MLX32, learning_rate=0.1, relative_step=False, **WIDE_MLX),
+    mlx(
+        "Adafactor",
+        "plain, decay, large eps",
+        F32,
+        MLX32,
+        learning_rate=0.1,
+        relative_step=False,
+        scale_parameter=False,
+        weight_decay=0.1,
+        decay_rate=-0.6,
+        **WIDE_MLX,
+    ),
+    mlx("Adafactor", "momentum", F32, MLX32, learning_rate=0.1, relative_step=False, beta_1=0.9, **WIDE_MLX),
+    mlx(
+        "Adafactor",
+        "more axes, momentum",
+        F32,
+        MLX32,
+        beta_1=0.5,
+        drop=1.0,
+        shapes={"w": (3, 4, 5), "t": (5, 3), "b": (5,), "s": ()},
+        eps=(1e-2, 0.5),
+        clip_threshold=1.2,
+        **LATE_MLX,
+    ),
+    mlx(
+        "Adafactor",
+        "more axes, momentum, from the start",
+        F32,
+        MLX32,
+        beta_1=0.5,
+        drop=1.0,
+        eps=(1e-2, 0.5),
+        clip_threshold=5.0,
+        shapes={"w": (3, 4, 5), "t": (5, 3), "b": (5,), "s": ()},
     ),
 ]

@@ -1,6 +1,6 @@
 """Rows of the adagrad family."""
 
-from tests.parity.record import F32, STATE32, keras, mxnet, onnx, optax, torch
+from tests.parity.record import F32, PADDLE_DECAY, STATE32, keras, mlx, mxnet, onnx, optax, paddle, torch
 
 ROWS = [
     optax("adagrad", "defaults", learning_rate=0.1),
@@ -30,5 +30,17 @@ ROWS = [
         initial_accumulator_value=0.3,
         epsilon=0.1,
         clipvalue=0.5,
+    ),
+    mlx("Adagrad", "defaults", learning_rate=0.01),
+    mlx("Adagrad", "large eps", learning_rate=0.1, eps=1e-2),
+    paddle("Adagrad", "defaults", learning_rate=0.01),
+    paddle(
+        "Adagrad",
+        "L2, large eps, first accumulator",
+        learning_rate=0.1,
+        epsilon=1e-2,
+        weight_decay=0.1,
+        initial_accumulator_value=0.1,
+        floor=PADDLE_DECAY,
     ),
 ]

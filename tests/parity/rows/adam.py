@@ -1,6 +1,20 @@
 """Rows of the adam family."""
 
-from tests.parity.record import ADAM_TEXT, correction32, keras, mxnet, onnx, optax, ort, torch
+from tests.parity.record import (
+    ADAM_TEXT,
+    F32,
+    MLX32,
+    PADDLE_DECAY,
+    correction32,
+    keras,
+    mlx,
+    mxnet,
+    onnx,
+    optax,
+    ort,
+    paddle,
+    torch,
+)
 
 ROWS = [
     optax("adam", "defaults", learning_rate=0.001),
@@ -65,4 +79,50 @@ ROWS = [
     keras("Adam", "defaults", learning_rate=0.001),
     keras("Adam", "amsgrad and large eps", learning_rate=0.01, amsgrad=True, epsilon=1e-3, beta_2=0.9),
     keras("AdamW", "decay and changed betas", learning_rate=0.01, weight_decay=0.1, beta_1=0.8, beta_2=0.95),
+    mlx("Adam", "defaults", learning_rate=0.001),
+    mlx("Adam", "large eps, changed betas", learning_rate=0.01, betas=(0.5, 0.9), eps=1e-3),
+    mlx(
+        "Adam",
+        "bias correction",
+        F32,
+        MLX32,
+        learning_rate=0.01,
+        bias_correction=True,
+        floor=correction32(0.999),
+    ),
+    mlx("AdamW", "decay", learning_rate=0.01, weight_decay=0.1, betas=(0.8, 0.95)),
+    mlx(
+        "AdamW",
+        "decay, bias correction, huge lr",
+        F32,
+        MLX32,
+        learning_rate=10.0,
+        weight_decay=0.01,
+        eps=1e-2,
+        bias_correction=True,
+        floor=correction32(0.999),
+    ),
+    paddle("Adam", "defaults", learning_rate=0.001, floor32=correction32(0.999)),
+    paddle(
+        "Adam", "L2 and large eps", learning_rate=0.01, weight_decay=0.1, epsilon=1e-3, beta1=0.5, beta2=0.9
+    ),
+    paddle("Adam", "amsgrad", learning_rate=0.01, amsgrad=True, beta2=0.9),
+    paddle(
+        "AdamW",
+        "decay and changed betas",
+        learning_rate=0.01,
+        weight_decay=0.1,
+        beta1=0.8,
+        beta2=0.95,
+        floor=PADDLE_DECAY * 0.001 * 16.5,
+    ),
+    paddle(
+        "AdamW",
+        "amsgrad, huge lr",
+        learning_rate=10.0,
+        epsilon=1e-2,
+        amsgrad=True,
+        floor32=correction32(0.999),
+        floor=PADDLE_DECAY * 0.1 * 16.5,
+    ),
 ]

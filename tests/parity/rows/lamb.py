@@ -1,6 +1,6 @@
 """Rows of the lamb family."""
 
-from tests.parity.record import correction32, keras, mxnet, optax
+from tests.parity.record import correction32, keras, mxnet, optax, paddle
 
 # MXNet's kernel has both norms in float32, sums of 35 squares: each is off by at most 35 roundings of
 # 2⁻²⁴, half of that after the root, and an update is as long as η‖w‖, over all updates of a run.
@@ -96,6 +96,29 @@ ROWS = [
         weight_decay=0.1,
         beta_1=0.8,
         beta_2=0.95,
+        shapes=SHAPES,
+    ),
+    paddle("Lamb", "defaults", learning_rate=0.01, floor=correction32(0.999), shapes=SHAPES),
+    paddle(
+        "Lamb",
+        "decay, changed betas",
+        learning_rate=0.1,
+        lamb_weight_decay=0.1,
+        beta1=0.5,
+        beta2=0.9,
+        epsilon=1e-2,
+        floor=correction32(0.9),
+        shapes=SHAPES,
+    ),
+    paddle(
+        "Lamb",
+        "no decay, adapted",
+        learning_rate=0.1,
+        lamb_weight_decay=0.0,
+        always_adapt=True,
+        beta2=0.9,
+        epsilon=1e-2,
+        floor=correction32(0.9),
         shapes=SHAPES,
     ),
 ]

@@ -1,12 +1,13 @@
 """Rows of the muon family."""
 
-from tests.parity.record import keras, optax, torch
+from tests.parity.record import keras, mlx, optax, torch
 
 MATRICES = {"w": (7, 5), "v": (4, 6), "s": (3, 3)}
 SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
 # Keras' norm is float32, 2⁻²⁴ off; Newton–Schulz magnifies what is small by at most a at each
 # iteration, and a run of 30 updates is as long as 16.5 at the first rate (of lr·s each, s ≤ 0.53).
 NORM32 = 2.0**-24 * 16.5
+# MLX's fused product takes c as float32, also 2⁻²⁴ off; its steps have the length √(7/5) at most.
 # Keras writes B + (ĝ − (1−μ)B).
 TINY = {
     "dtypes": ("float64",),
@@ -105,5 +106,44 @@ ROWS = [
         shapes=SHAPES,
         **TINY,
         floor=NORM32 * 2.0**3 * 0.02,
+    ),
+    mlx(
+        "Muon",
+        "defaults",
+        learning_rate=0.001,
+        shapes={**MATRICES, "b": (5,)},
+        floor=NORM32 * 3.4445**5 * 0.001 * 1.4**0.5,
+    ),
+    mlx(
+        "Muon",
+        "heavy ball, no decay",
+        learning_rate=0.02,
+        momentum=0.8,
+        nesterov=False,
+        weight_decay=0.0,
+        ns_steps=3,
+        shapes={**MATRICES, "b": (5,)},
+        floor=NORM32 * 3.4445**3 * 0.02 * 1.4**0.5,
+    ),
+    # The tiny step's direction is as short as the constant beside its norm.
+    mlx(
+        "Muon",
+        "no memory",
+        learning_rate=0.02,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        ns_steps=3,
+        shapes={**MATRICES, "b": (5,)},
+        floor=NORM32 * 3.4445**3 * 0.02 * 1.4**0.5,
+    ),
+    mlx(
+        "Muon",
+        "no memory, L2",
+        learning_rate=0.001,
+        momentum=0.0,
+        weight_decay=1e-8,
+        shapes={**MATRICES, "b": (5,)},
+        floor=NORM32 * 3.4445**5 * 0.001 * 1.4**0.5,
     ),
 ]

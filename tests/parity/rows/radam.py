@@ -2,7 +2,7 @@
 
 import math
 
-from tests.parity.record import optax, torch
+from tests.parity.record import PADDLE_DECAY, optax, paddle, torch
 
 
 def rectification32(lr: float, beta2: float, updates: int = 30) -> float:
@@ -20,6 +20,8 @@ def rectification32(lr: float, beta2: float, updates: int = 30) -> float:
     return moved
 
 
+PADDLE_RHO = "in float32 Paddle subtracts two numbers near ρ∞, and ρ loses its digits"
+
 # At β2 = 0.845 ρ is 5.03 at update 6: between 5 and a threshold that is 1 % higher.
 ROWS = [
     torch("RAdam", "L2 and large eps", lr=0.01, weight_decay=0.1, eps=1e-2, betas=(0.9, 0.845)),
@@ -35,4 +37,20 @@ ROWS = [
     optax("radam", "large eps", learning_rate=0.01, eps=1e-2, floor32=rectification32(0.01, 0.999)),
     optax("radam", "root eps, threshold", learning_rate=0.01, b1=0.5, b2=0.9, eps_root=1e-2, threshold=4.5),
     optax("radam", "nesterov", learning_rate=0.1, b2=0.99, eps=1e-3, nesterov=True),
+    paddle("RAdam", "defaults", ("float64",), PADDLE_RHO, learning_rate=0.01),
+    paddle(
+        "RAdam", "soon rectified", ("float64",), PADDLE_RHO, learning_rate=0.01, beta2=0.845, epsilon=1e-2
+    ),
+    paddle(
+        "RAdam",
+        "L2, soon rectified",
+        ("float64",),
+        PADDLE_RHO,
+        learning_rate=0.01,
+        beta1=0.8,
+        beta2=0.845,
+        weight_decay=0.1,
+        epsilon=1e-2,
+        floor=PADDLE_DECAY,
+    ),
 ]

@@ -1,6 +1,6 @@
 """Rows of the rmsprop family."""
 
-from tests.parity.record import CENTERED, F32, STATE32, keras, mxnet, optax, torch
+from tests.parity.record import CENTERED, F32, PADDLE_DECAY, STATE32, keras, mlx, mxnet, optax, paddle, torch
 
 ROWS = [
     optax("rmsprop", "plain", learning_rate=0.01),
@@ -74,6 +74,28 @@ ROWS = [
         learning_rate=0.01,
         momentum=0.8,
         centered=True,
+        amplification=CENTERED,
+    ),
+    mlx("RMSprop", "defaults", learning_rate=0.01),
+    mlx("RMSprop", "large eps", learning_rate=0.1, alpha=0.8, eps=1e-2),
+    paddle("RMSProp", "defaults", learning_rate=0.01),
+    paddle(
+        "RMSProp",
+        "momentum, L2, large eps",
+        learning_rate=0.01,
+        rho=0.8,
+        momentum=0.9,
+        weight_decay=0.1,
+        epsilon=1e-2,
+        floor=PADDLE_DECAY,
+    ),
+    paddle(
+        "RMSProp",
+        "centered",
+        learning_rate=0.01,
+        momentum=0.5,
+        centered=True,
+        epsilon=1e-2,
         amplification=CENTERED,
     ),
 ]

@@ -1,6 +1,6 @@
 """Rows of the rprop family."""
 
-from tests.parity.record import optax, torch
+from tests.parity.record import optax, paddle, torch
 
 ROWS = [
     torch("Rprop", "defaults", lr=0.01),
@@ -14,5 +14,9 @@ ROWS = [
         eta_plus=1.7,
         min_step_size=0.05,
         max_step_size=0.3,
+    ),
+    paddle("Rprop", "defaults", learning_rate=0.01),
+    paddle(
+        "Rprop", "bounds that hold", learning_rate=0.01, learning_rate_range=(5e-3, 0.02), etas=(0.7, 1.5)
     ),
 ]

@@ -1,6 +1,6 @@
 """Rows of the sgd family."""
 
-from tests.parity.record import keras, mxnet, onnx, optax, ort, torch
+from tests.parity.record import PADDLE_DECAY, keras, mlx, mxnet, onnx, optax, ort, paddle, torch
 
 ROWS = [
     optax("sgd", "plain", learning_rate=0.1),
@@ -41,4 +41,22 @@ ROWS = [
     keras("SGD", "plain and decay", learning_rate=0.1, weight_decay=0.1),
     keras("SGD", "momentum", learning_rate=0.1, momentum=0.9, weight_decay=0.1, clipvalue=0.4),
     keras("SGD", "nesterov", learning_rate=0.1, momentum=0.8, nesterov=True, loss_scale_factor=4.0),
+    mlx("SGD", "plain", learning_rate=0.1),
+    mlx("SGD", "L2 and heavy ball", learning_rate=0.1, momentum=0.9, weight_decay=0.01),
+    mlx("SGD", "dampening", learning_rate=0.1, momentum=0.9, dampening=0.5),
+    mlx("SGD", "Nesterov and L2", learning_rate=0.1, momentum=0.8, nesterov=True, weight_decay=0.1),
+    mlx("SGD", "L2 alone", learning_rate=0.1, weight_decay=0.1),
+    paddle("SGD", "plain", learning_rate=0.1),
+    paddle("SGD", "L2", learning_rate=0.1, weight_decay=0.01, floor=PADDLE_DECAY),
+    paddle("Momentum", "defaults", learning_rate=0.1),
+    paddle(
+        "Momentum",
+        "Nesterov, L2",
+        learning_rate=0.1,
+        momentum=0.8,
+        use_nesterov=True,
+        weight_decay=0.1,
+    ),
+    paddle("Momentum", "L2", learning_rate=0.1, weight_decay=0.1),
+    paddle("Momentum", "Nesterov", learning_rate=0.1, use_nesterov=True),
 ]

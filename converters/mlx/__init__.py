@@ -1,0 +1,1 @@
+"""MLX: its optimizers as rules, and their state in safetensors and NumPy files."""

@@ -1,0 +1,1 @@
+"""Paddle: its optimizers as rules, and their state in ``.pdopt`` files."""
