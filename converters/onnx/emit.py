@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import onnx
 from onnx import TensorProto as T
 from onnx import helper
 
 from optexport import __version__
-from optexport.errors import HyperparameterError, NamingError, UnknownNameError
+from optexport.errors import CheckpointError, HyperparameterError, NamingError, UnknownNameError
 from optexport.ir import Program, Reach, equations, fold, reach
 from optexport.specs import Spec
+from optexport.state.training import TrainingState
 
 from . import _layout
 from ._calls import Graph, Lane, Shape, blocks, bucket, call, declare, flat, scalar_type, together
 from ._functions import DOMAIN, OPSET, Functions, functions
 
-__all__ = ["DTYPES", "IR_VERSION", "emit"]
+__all__ = ["DTYPES", "IR_VERSION", "emit", "emitted_state"]
 
 IR_VERSION = 8
 DTYPES = {"float32": T.FLOAT, "float64": T.DOUBLE, "float16": T.FLOAT16, "bfloat16": T.BFLOAT16}
@@ -270,3 +271,15 @@ def _about(spec: Spec, shapes: Mapping[str, Shape], dtype: str) -> str:
         lines += ["", f"Group {i}: {group.rule.family}, {len(group.params or ())} parameters; {values}{mult}"]
         lines += [f"  {line}" for line in equations(group.rule.program)]
     return "\n".join(lines)
+
+
+def emitted_state(state: TrainingState, module: str) -> NoReturn:
+    """A graph has no file of state: its slots are inputs. module: of the graph's file.
+
+    Raises:
+        CheckpointError: always.
+    """
+    raise CheckpointError(
+        f"{module}: an update graph takes {state.names[0]!r} and the other parameters' state as inputs, not from an .onnx "
+        "file; write the state as a bundle (--to bundle) beside it"
+    )

@@ -16,6 +16,7 @@ from onnx import external_data_helper, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import optexport as ox
+from optexport.convert import convert
 from optexport.converters.onnx import _training_info, checkpoint
 from optexport.converters.onnx.run import native_snapshots
 from optexport.dialects import find
@@ -343,6 +344,14 @@ def test_an_update_graph_holds_no_state(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
     assert "is an update graph, which holds no state; open the bundle" in refused(read_native, str(path))
+
+
+def test_an_emitted_graph_has_its_state_in_a_bundle(tmp_path: Path) -> None:
+    ox.save(after(*OPTIMIZERS[0], 2), tmp_path / "m.onnx", format="onnx")
+    source, target = str(tmp_path / "m.onnx"), str(tmp_path / "n.onnx")
+    message = refused(convert, source, target, emit_optimizer=str(tmp_path / "graph.onnx"))
+    assert "write the state as a bundle (--to bundle) beside it" in message
+    assert os.listdir(tmp_path) == ["m.onnx"]
 
 
 # -- weights, and files that lie ------------------------------------------------------------------
