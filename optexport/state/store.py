@@ -160,6 +160,8 @@ def _named(
                 state, warnings=(*state.warnings, "parameter names are not in the file; called by index")
             )
         state = state.renamed(match_by_shape(shapes, parameters(weights), path, len(state.spec.groups)))
+    elif weights is not None and weights.called:
+        state = state.renamed({k: weights.called.get(k, k) for k in shapes})
     return _with_weights(state, weights, path) if weights is not None else state
 
 
