@@ -17,6 +17,7 @@ __all__ = ["crc32c", "masked"]
 _POLYNOMIAL = np.uint32(0x82F63B78)  # bits reversed
 _STRIP = 128  # two-byte words; leading zeros leave a register of 0 as it is, so strips are filled up in front
 _CHUNK = 1 << 24
+_SHORT = 1 << 12  # below, a loop over bytes is faster
 _MASK = 0xA282EAD8
 
 Register = np.ndarray
@@ -26,11 +27,10 @@ Move = Callable[[Register], Register]
 def crc32c(data: bytes | memoryview) -> int:
     """The checksum of ``data``."""
     view = memoryview(data).cast("B")
-    total = np.zeros(1, np.uint32)
+    if len(view) < _SHORT:
+        return _short(bytes(view))
     # The register starts at all ones: the same as a register of 0 and the first four bytes inverted.
     head = bytes(b ^ 0xFF for b in view[:4])
-    if len(head) < 4:
-        return _short(bytes(view))
     total = _raw(np.frombuffer(head, np.uint8))
     for start in range(4, len(view), _CHUNK):
         piece = np.frombuffer(view[start : start + _CHUNK], np.uint8)
@@ -44,11 +44,15 @@ def masked(checksum: int) -> int:
 
 
 def _short(data: bytes) -> int:
-    register = 0xFFFFFFFF
-    table = _byte_table()
+    register, table = 0xFFFFFFFF, _numbers()
     for byte in data:
-        register = int(table[(register ^ byte) & 0xFF]) ^ (register >> 8)
+        register = table[(register ^ byte) & 0xFF] ^ (register >> 8)
     return register ^ 0xFFFFFFFF
+
+
+@cache
+def _numbers() -> list[int]:
+    return [int(n) for n in _byte_table()]
 
 
 @cache

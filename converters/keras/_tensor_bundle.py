@@ -97,6 +97,8 @@ class Bundle:
                 header = value
                 continue
             name = key.decode("utf-8", "replace")
+            if not name.isprintable():
+                raise self._damage(f"a tensor is called {name[:80]!r}")
             if name in self._entries:
                 raise self._damage(f"two tensors are called {name!r}")
             self._entries[name] = self._entry(name, value)

@@ -200,7 +200,8 @@ def _node(data: bytes, where: str) -> _Node:
 
 
 def _text(value: int | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+    return text if text.isprintable() else repr(text)
 
 
 def _whole(value: int | bytes) -> int:
