@@ -114,7 +114,7 @@ class _Index:
         # Torch puts a random one here to tell saves apart; equal states give equal bytes.
         said = hashlib.sha256(repr([*self.entries]).encode()).hexdigest()[:32]
         meta = _made("StorageMeta", checkpoint_id=None, save_id=said, load_id=None, modules=[])
-        fields = {
+        fields: dict[str, Any] = {
             "state_dict_metadata": self.entries,
             "planner_data": self.paths,
             "storage_data": dict(self.stored),
