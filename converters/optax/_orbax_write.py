@@ -95,5 +95,5 @@ def _array(folder: Path, name: str, array: np.ndarray, where: str) -> None:
     if array.size:
         with open(at / (".".join("0" * array.ndim) or "0"), "xb") as file:
             flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            file.write(memoryview(flat))
+            file.write(flat.data)
         tell_write(array.nbytes)

@@ -336,7 +336,7 @@ def _put(
     if leaf.zstd:
         flat = np.empty(math.prod(shape), leaf.dtype)
         _unpack(raw, flat, where)
-        raw = memoryview(flat.view(np.uint8))
+        raw = flat.view(np.uint8).data
     out[target] = _shaped(raw, leaf, shape, where)[
         tuple(slice(0, e - b) for b, e in zip(begin, ends, strict=True))
     ]
@@ -355,7 +355,7 @@ def _shaped(raw: memoryview, leaf: Leaf, shape: tuple[int, ...], where: str) -> 
 def _unpack(raw: memoryview, out: np.ndarray, where: str) -> None:
     """Unpack zstd into ``out``, to its last byte and no further."""
     zstandard = needed("zstandard", "orbax", where)
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    view = out.reshape(-1).view(np.uint8).data
     size, done = len(view), 0
     try:
         with zstandard.ZstdDecompressor().stream_reader(raw) as reader:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import optexport as ox
+from optexport.converters.optax import checkpoint
 from optexport.converters.optax.dialect import ALIASES
 from optexport.converters.optax.optimizers.common import scheduled
 from optexport.errors import CheckpointError, HyperparameterError, VerdictError
@@ -251,3 +252,26 @@ def test_a_rule_that_no_chain_has_is_refused() -> None:
     state = ox.init(ox.native("mxnet:ftml"), {"w": np.ones(3)})
     with pytest.raises(VerdictError, match="of the ftml family, of which optax:chain has no part"):
         ox.translate(state, to="optax:chain")
+
+
+def test_the_command_makes_a_chain(tmp_path: Path) -> None:
+    from optexport.convert import convert
+
+    state = ox.init(ox.native("torch:Adam", weight_decay=0.1), {"w": np.ones(3)})
+    ox.save(ox.step(state, {"w": np.ones(3)}), tmp_path / "b.safetensors", format="bundle")
+    for target, to in (("s.msgpack", "optax"), ("s.orbax", "orbax")):
+        source, path = str(tmp_path / "b.safetensors"), str(tmp_path / target)
+        done = convert(source, path, to_format=to, optimizers=("optax:chain",))
+        assert done.verdict == "exact" and done.optimizer == "optax:chain"
+        tree = ox.state.store.read_native(path).extras["tree"]
+        assert list(tree) == ["0", "1"] and list(tree["1"]["0"]) == ["count", "mu", "nu"]
+
+
+def test_an_emitted_state_is_named(tmp_path: Path) -> None:
+    from optexport.converters.optax.emit import emitted_state
+
+    state = ox.init(ox.spec("adamw"), {"w": np.ones(3)})
+    state = ox.step(state, {"w": np.ones(3)})
+    checkpoint.write(emitted_state(state, "opt"), tmp_path / "s.msgpack")
+    with pytest.raises(CheckpointError, match="those of a transformation that optexport emitted"):
+        checkpoint.read(tmp_path / "s.msgpack")
