@@ -359,6 +359,10 @@ def arrange(native: NativeState, entry: Native, given: Arguments, where: str) ->
 
     given: arguments that the file does not hold.
     """
+    if entry.arguments["learning_rate"] is None:
+        # Adafactor without a rate of its own keeps none.
+        groups = [replace(g, arguments={"learning_rate": None, **g.arguments}) for g in native.groups]
+        native = replace(native, groups=groups)
     held = {k for g in native.groups for k in g.arguments}
     given = {entry.aliases.get(k, k): v for k, v in given.items()}
     assumed = [f"{k}={v}" for k, v in entry.arguments.items() if k not in held and k not in given]

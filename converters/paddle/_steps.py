@@ -19,7 +19,7 @@ __all__ = ["arrange", "power"]
 
 # Powers are multiplied up, one update at a time; further than this nothing is looked for.
 _MOST = 2_000_000
-_NEAR = 0.2  # of one update, where rounding has left no exact power
+_CLEAR = 0.4  # of one update: what rounding may have moved a power that is none exactly
 
 
 def arrange(native: NativeState, entry: Native, given: Mapping[str, Any], where: str) -> NativeState:
@@ -130,12 +130,10 @@ def _count(value: np.ndarray, beta: float, start: int) -> int | None:
         (same,) = np.nonzero(products == value)
         if len(same) == 1:
             return int(same[0])
-    return round(about) if abs(about - round(about)) < _NEAR and _lasting(value, beta, about) else None
-
-
-def _lasting(value: np.ndarray, beta: float, about: float) -> bool:
-    """Whether rounding in every product leaves the power nearer to this one than to the next."""
-    return about * float(np.finfo(value.dtype).eps) < _NEAR * (1 - beta)
+    near = abs(about - round(about))
+    # Every product rounds by half a unit; where that leaves one step to be meant, it is this one.
+    slack = (about + 2) * float(np.finfo(value.dtype).eps) / -math.log(beta)
+    return round(about) if near <= slack < _CLEAR else None
 
 
 def power(dtype: Any, beta: float, start: int, updates: int, factor: float | None = None) -> np.ndarray:

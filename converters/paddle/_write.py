@@ -47,7 +47,7 @@ def write(state: NativeState, path: PathLike) -> None:
     """
     file = os.fspath(path)
     entry = find(f"paddle:{state.optimizer}")
-    root: dict[str, Any] = {}
+    root: dict[str, np.ndarray] = {}
     masters: dict[str, np.ndarray] = {}
     for group in state.groups:
         arguments = entry.complete({k: v for k, v in group.arguments.items() if k in entry.arguments})
@@ -60,15 +60,13 @@ def write(state: NativeState, path: PathLike) -> None:
                 continue  # never updated: Paddle makes its slots at the first update
             full = _complete(own, entry, arguments, steps, f"{file}: parameter {name!r}")
             root |= {join_key(name, slot, name in masters): a for slot, a in full.items()}
-    order = {k: k for k in root}
     if masters:
-        root["master_weights"] = {
-            n: Reduce(Global("builtins", "tuple"), ((f"{n}_fp32_master_0", _array(a)),))
-            for n, a in masters.items()
-        }
-    data = dumps(
-        {k: _array(v) if isinstance(v, np.ndarray) else v for k, v in root.items()} | {NAMES: order}, 4
-    )
+        # In nested dictionaries Paddle takes (name, array) for a tensor, and then nothing else.
+        tree: dict[str, Any] = {k: _named(k, a) for k, a in root.items()}
+        tree["master_weights"] = {n: _named(f"{n}_fp32_master_0", a) for n, a in masters.items()}
+    else:
+        tree = {**{k: _array(a) for k, a in root.items()}, NAMES: {k: k for k in root}}
+    data = dumps(tree, 4)
     with whole_or_nothing(path) as out:
         out.write(data)
 
@@ -107,6 +105,10 @@ def _rho(beta2: float, steps: int, kind: Any) -> Any:
     for beta in power(kind, beta2, 0, steps, float(np.float32(beta2)))[1:]:
         rho = (rho * (factor - beta) + beta) / (one(1) - beta)
     return rho
+
+
+def _named(name: str, array: np.ndarray) -> Reduce:
+    return Reduce(Global("builtins", "tuple"), ((name, _array(array)),))
 
 
 def _array(array: np.ndarray) -> Reduce:

@@ -30,16 +30,23 @@ PathLike = str | os.PathLike[str]
 
 _SCHEDULER, _MASTERS = "LR_Scheduler", "master_weights"
 _TAIL = 1 << 22
+_HEAD = 1 << 12
+# ``builtins.tuple`` in protocols 4 and 2.
+_TUPLES = (b"builtins\x94\x8c\x05tuple\x94\x93", b"builtin__\ntuple\n", b"builtins\ntuple\n")
 
 
 def sniff(path: PathLike) -> bool:
-    """Whether ``path`` looks like a file of `paddle.save`: a pickle with Paddle's table of names at its end."""
+    """Whether ``path`` looks like a file of `paddle.save`: a pickle with Paddle's table of names at its end,
+    or one whose arrays stand in tuples (name, array), as where dictionaries are nested (masters)."""
     if not os.path.isfile(path):
         return False
     data = map_file(path)
     if len(data) < 2 or data[0] != 0x80 or data[1] not in (2, 3, 4, 5):
         return False
-    return NAMES.encode() in bytes(data[-_TAIL:])
+    if NAMES.encode() in bytes(data[-_TAIL:]):
+        return True
+    head = bytes(data[:_HEAD])
+    return any(t in head for t in _TUPLES) and b"_reconstruct" in head and b"numpy" in head
 
 
 def read(path: PathLike) -> NativeState:
