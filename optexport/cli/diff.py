@@ -56,10 +56,11 @@ def command(
 
 
 def _open(path: str, model: str | None, names: str | None, optimizer: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    from ..state.formats import find_format
     from ..state.store import BUNDLE, detect, load
 
     fmt = detect(path)
     if fmt == BUNDLE:
         return load(path)
-    named = [o for o in optimizer if o.lower().startswith(f"{fmt}:")]
+    named = [o for o in optimizer if o.lower().startswith(f"{find_format(fmt).framework}:")]
     return load(path, model=model, names=names, optimizer=named[0] if named else None)

@@ -15,6 +15,7 @@ from ..rules import name_of
 from . import bundle
 from .bundle import tensor_bytes
 from .files import give_back
+from .health import NONNEGATIVE, counter_warnings, tensor_warnings, unequal_steps
 from .lift import arranged, lift, native_roles
 from .names import read_names
 from .native import NativeState
@@ -23,8 +24,6 @@ from .training import TrainingState
 
 __all__ = ["Inspection", "TensorInfo", "inspect"]
 
-# Slots that are sums or means of squares: a negative entry is damage.
-_SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
 _BLOCK = 1 << 20
 
 
@@ -33,7 +32,7 @@ class TensorInfo:
     """One state tensor. slot: the framework's name; role: the rule's, None where it is not known.
 
     A parameter without any state (never updated, or its rule keeps none) has one record with no slot.
-    negative: entries below 0, counted where the role is a sum or mean of squares.
+    negative: entries below 0, counted where the rule's slot has none.
     """
 
     param: str
@@ -109,14 +108,18 @@ def inspect(
             {"rule": None, "hyperparameters": _numbers(g.arguments), "params": g.params}
             for g in native.groups
         ]
+    counters = []
     for key in called:
         for path_, (slot, role) in _roles(native, state, key, path).items():
             array = native.slots[key][path_]
+            if role == "step" or (role is None and slot == "step"):
+                counters.append((called[key], slot, np.asarray(array)))
             out.tensors.append(_tensor(called[key], slot, role, array, quick))
         if not native.slots.get(key):
             out.tensors.append(_stateless(called[key]))
     out.weights = [_tensor(n, "value", None, a, quick) for n, a in native.weights.items()]
-    _health(out)
+    out.warnings += counter_warnings(counters)
+    _health(out, {called[k]: n for k, n in native.steps.items() if k in called})
     return out
 
 
@@ -240,7 +243,7 @@ def _of_bundle(path: str, quick: bool) -> Inspection:
             out.warnings.append(
                 f"tensor {key!r}: bytes do not have the manifest's sha256; the file is damaged"
             )
-    _health(out)
+    _health(out, state.steps)
     return out
 
 
@@ -274,24 +277,14 @@ def _tensor(param: str, slot: str, role: str | None, array: np.ndarray, quick: b
         nan += int(np.isnan(values).sum())
         inf += int(np.isinf(values).sum())
         peak = max(peak, float(np.abs(finite).max(initial=0.0)))
-        if role in _SQUARES:
+        if role in NONNEGATIVE:
             negative += int((values < 0).sum())
     # Squares that leave float64's range: the largest entry stands for the norm.
     norm = float(np.sqrt(total)) if 0 < total < np.inf else peak
-    return TensorInfo(*base, hasher.hexdigest(), norm, nan, inf, negative if role in _SQUARES else None)
+    return TensorInfo(*base, hasher.hexdigest(), norm, nan, inf, negative if role in NONNEGATIVE else None)
 
 
-def _health(out: Inspection) -> None:
+def _health(out: Inspection, steps: Mapping[str, int | None]) -> None:
     """Warnings that a person would want before trusting the file."""
-    for t in out.tensors:
-        if t.nan or t.inf:
-            out.warnings.append(
-                f"parameter {t.param!r}, slot {t.slot!r}: {t.nan} NaN and {t.inf} infinite values"
-            )
-        elif t.norm == 0 and t.role not in (None, "step") and t.shape != () and t.bytes:
-            out.warnings.append(f"parameter {t.param!r}, slot {t.slot!r}: dead, every value is 0")
-        if t.negative:
-            out.warnings.append(
-                f"parameter {t.param!r}, slot {t.slot!r}: {t.negative} negative entries in a mean or sum of squares; "
-                "the file is damaged"
-            )
+    out.warnings += unequal_steps(steps, (g["params"] for g in out.groups))
+    out.warnings += tensor_warnings(out.tensors, steps)

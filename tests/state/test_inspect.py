@@ -143,19 +143,19 @@ def test_nan_and_infinity_are_counted(tmp_path):
 
 def test_a_dead_slot(tmp_path):
     found = inspect(saved(tmp_path, exp_avg_sq=np.zeros((2, 2))))
-    assert found.warnings == ["parameter 'w', slot 'exp_avg_sq': dead, every value is 0"]
+    assert found.warnings == ["parameter 'w', slot 'exp_avg_sq': dead, every value is 0 after 1 updates"]
 
 
 def test_negative_zeros_are_dead_and_not_negative(tmp_path):
     found = inspect(saved(tmp_path, exp_avg_sq=np.full((2, 2), -0.0)))
-    assert found.warnings == ["parameter 'w', slot 'exp_avg_sq': dead, every value is 0"]
+    assert found.warnings == ["parameter 'w', slot 'exp_avg_sq': dead, every value is 0 after 1 updates"]
 
 
 def test_a_mean_of_squares_below_zero(tmp_path):
     found = inspect(saved(tmp_path, exp_avg_sq=np.array([1.0, -1e-30, -2.0])))
     assert of(found, "exp_avg_sq").negative == 2 and of(found, "exp_avg").negative is None
     assert found.warnings == [
-        "parameter 'w', slot 'exp_avg_sq': 2 negative entries in a mean or sum of squares; the file is damaged"
+        "parameter 'w', slot 'exp_avg_sq': 2 negative entries, which exp_avg_sq cannot have by its rule; the file is damaged"
     ]
     # A mean may be negative.
     assert inspect(saved(tmp_path, exp_avg=np.array([-1.0, -2.0]))).warnings == []
