@@ -100,7 +100,7 @@ def test_all_commands_of_the_help_exist():
     from optexport.cli import COMMANDS
 
     text = python("from optexport.cli import main; main(['--help'])")
-    files = {m.name for m in pkgutil.iter_modules([str(ROOT / "optexport" / "cli")])} - {"output"}
+    files = {m.name.replace("_", "-") for m in pkgutil.iter_modules([str(ROOT / "optexport" / "cli")])} - {"output"}
     assert set(COMMANDS) == files and all(f"\n  {name} " in text for name in COMMANDS)
 
 

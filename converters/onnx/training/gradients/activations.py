@@ -6,6 +6,8 @@ import math
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 @gradient("Relu")
 def relu(op: Op, g: str) -> Gradients:

@@ -12,6 +12,8 @@ from typing import Any
 
 from ..backward import Gradients, Op, gradient
 
+__all__ = ["Window", "spatial", "weight_gradient", "window"]
+
 
 @dataclass(frozen=True)
 class Window:

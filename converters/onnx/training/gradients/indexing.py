@@ -7,6 +7,8 @@ from onnx import TensorProto as T
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 @gradient("Gather")
 def gather(op: Op, g: str) -> Gradients:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 @gradient("LayerNormalization")
 def layer_normalization(op: Op, g: str) -> Gradients:

@@ -10,6 +10,8 @@ from onnx import TensorProto as T
 from ..backward import Gradients, Op, gradient
 from .convolution import Window, spatial, window
 
+__all__: list[str] = []
+
 
 @gradient("MaxPool")
 def max_pool(op: Op, g: str) -> Gradients:

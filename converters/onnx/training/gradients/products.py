@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 @gradient("Gemm")
 def gemm(op: Op, g: str) -> Gradients:

@@ -6,6 +6,8 @@ import numpy as np
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 def _axes(op: Op) -> list[int] | None:
     """Axes from 0 on; None where all are reduced. An empty list means all, or none if the node says so."""

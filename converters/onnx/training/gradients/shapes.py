@@ -6,6 +6,8 @@ import numpy as np
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 def _rest(op: Op) -> tuple[None, ...]:
     return tuple(None for _ in op.inputs[1:])
