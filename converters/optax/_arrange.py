@@ -11,7 +11,7 @@ import numpy as np
 from optexport.errors import CheckpointError
 from optexport.state.native import NativeGroup, NativeState
 
-from ._tree import find_states, flat, take
+from ._tree import find_states, flat, refuse_emitted, take
 from .optimizers.common import RATE, OptaxNative, State
 
 __all__ = ["arrange"]
@@ -39,6 +39,7 @@ def arrange(native: NativeState, entry: OptaxNative, given: Mapping[str, Any], w
     found = find_states(layout, tree)
     held = sorted({".".join(p) for p, _ in _arrays(tree)})
     if not found:
+        refuse_emitted(tree, where)
         raise CheckpointError(
             f"{where}: expected the state of {entry.qualified} at these arguments, nested as {_text(layout)}; "
             f"found arrays under {', '.join(held) or 'nothing'}; was it another optimizer, or other arguments?"

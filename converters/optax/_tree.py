@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from optexport.errors import CheckpointError
+from optexport.rules import families
 
 from .optimizers.common import (
     COUNT,
@@ -22,7 +23,7 @@ from .optimizers.common import (
     State,
 )
 
-__all__ = ["Found", "find_states", "flat", "nested", "place", "take"]
+__all__ = ["Found", "find_states", "flat", "nested", "place", "refuse_emitted", "take"]
 
 Tree = Mapping[str, Any]
 
@@ -75,6 +76,21 @@ def _fits(layout: State, tree: Any) -> bool:
     if isinstance(layout, str) and layout.startswith("#"):
         return isinstance(tree, int) or (isinstance(tree, np.ndarray) and tree.size == 1)
     return True
+
+
+def refuse_emitted(tree: Tree, where: str) -> None:
+    """Say what it is where ``tree`` is a count and trees under the names of a rule's slots.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    slots = {s for f in families().values() for s in f.slots}
+    if "count" in tree and len(tree) > 1 and set(tree) - {"count"} <= slots:
+        raise CheckpointError(
+            f"{where}: its fields, {', '.join(tree)}, are those of a transformation that optexport emitted, whose file "
+            "tells neither rule nor hyperparameters; it cannot be read back: go on in that transformation, or "
+            "convert the file that it was made from"
+        )
 
 
 Found = tuple[str, Tree]

@@ -17,7 +17,6 @@ import numpy as np
 
 from optexport.dialects import find
 from optexport.errors import CheckpointError
-from optexport.rules import families
 from optexport.state.files import map_file, whole_or_nothing
 from optexport.state.formats import Format
 from optexport.state.native import NativeGroup, NativeState, Weights
@@ -27,7 +26,7 @@ from ._msgpack import encode, load_msgpack, looks_like_msgpack
 from ._orbax import is_orbax, load_orbax
 from ._orbax_write import write_folder
 from ._pickled import load_pickle, looks_like_pickle
-from ._tree import flat, nested, place
+from ._tree import flat, nested, place, refuse_emitted
 from .optimizers.common import OptaxNative, scheduled
 from .schedule_state import SCHEDULED
 
@@ -117,12 +116,8 @@ def _native(root: Mapping[str, Any], kind: str, file: str) -> NativeState:
             counts.append(int(array.reshape(())))
         else:
             out.slots.setdefault(name, {})[slot] = array
-    if not out.slots and _is_emitted(tree):
-        raise CheckpointError(
-            f"{file}: its fields, {', '.join(tree)}, are those of a transformation that optexport emitted, whose file "
-            "tells neither rule nor hyperparameters; it cannot be read back: go on in that transformation, or "
-            "convert the file that it was made from"
-        )
+    if not out.slots:
+        refuse_emitted(tree, file)
     if not out.slots and not out.weights:
         raise CheckpointError(f"{file}: expected Optax state, found no array of a parameter in it")
     names = list(out.weights) or list(out.slots)
@@ -257,12 +252,6 @@ def _fields(tree: Any) -> Iterator[tuple[str, str, np.ndarray]]:
                 yield key, name, array
         elif key not in ("hyperparams", "hyperparams_states"):
             yield from _fields(value)
-
-
-def _is_emitted(tree: Mapping[str, Any]) -> bool:
-    """A count, then trees under the names of a rule's slots."""
-    slots = {s for f in families().values() for s in f.slots}
-    return "count" in tree and len(tree) > 1 and set(tree) - {"count"} <= slots
 
 
 def _whole(value: Any) -> int | None:
