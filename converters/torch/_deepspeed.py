@@ -195,8 +195,9 @@ class _Checkpoint:
     def step(self, model: Mapping[Any, Any]) -> int | None:
         """Completed updates, where the optimizer itself does not count them."""
         done, skipped = model.get("global_steps"), model.get("skipped_steps") or 0
-        known = type(done) is int and type(skipped) is int and 0 <= skipped <= done
-        return done - skipped if known else None
+        if type(done) is not int or type(skipped) is not int or not 0 <= skipped <= done:
+            return None
+        return done - skipped
 
     # -- a file a rank --------------------------------------------------------------------------
 
