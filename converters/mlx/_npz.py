@@ -14,6 +14,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.limits import holdable
 
 __all__ = ["looks_like_npz", "names", "read_npz"]
 
@@ -136,7 +137,7 @@ def _array(data: memoryview, where: str) -> np.ndarray:
         raise CheckpointError(
             f"{where}: two bytes of no type, which is how NumPy keeps bfloat16; save as safetensors instead"
         )
-    if math.prod(shape) * dtype.itemsize != len(data) - start:
+    if not holdable(shape, dtype.itemsize) or math.prod(shape) * dtype.itemsize != len(data) - start:
         raise CheckpointError(
             f"{where}: shape {list(shape)} of {dtype} needs {math.prod(shape) * dtype.itemsize} bytes, found "
             f"{len(data) - start}"

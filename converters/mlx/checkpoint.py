@@ -35,7 +35,11 @@ def sniff(path: PathLike) -> bool:
     """Whether ``path`` is a safetensors file with MLX's step beside slots that MLX has."""
     file = os.fspath(path)
     try:
-        return is_safetensors(file) and _is_state(metadata(file)[0])
+        if not is_safetensors(file) or not _is_state(keys := metadata(file)[0]):
+            return False
+        # Without a rate (Adafactor) other frameworks' slots are called so too; their step is no uint64.
+        rate = any(k.rpartition(".")[2] == _RATE for k in keys)
+        return rate or read_tensors(file)[0].get(_STEP, np.zeros(())).dtype == np.uint64
     except CheckpointError:
         return False
 

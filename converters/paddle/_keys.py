@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["POWERS", "SLOTS", "Key", "join_key", "split"]
 
 # Powers that stand for the step: slot -> (argument whose power it is, power before the first update).
-POWERS = {
+POWERS: dict[str, tuple[str | float, int]] = {
     "beta1_pow_acc": ("beta1", 1),
     "beta2_pow_acc": ("beta2", 1),
     "beta1_pow": ("beta1", 0),

@@ -108,10 +108,10 @@ def _counted(powers: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> 
         said = ", ".join(f"{s} says {n}" for s, n in found.items())
         return None, f"the powers disagree on the step ({said}); give the betas with --hyper, or --step N"
     (step,) = counts
-    for slot, name, beta, value, start in strange:
-        other = value ** (1 / (step + start)) if step + start else 0.0
+    for slot, name, beta, number, start in strange:
+        other = number ** (1 / (step + start)) if step + start else 0.0
         return None, (
-            f"{slot} is {value:.9g}, no power of {name}={beta:g}; after the {step} updates that "
+            f"{slot} is {number:.9g}, no power of {name}={beta:g}; after the {step} updates that "
             f"{', '.join(found)} says, it is that of {name}={other:.6g}; give it with --hyper {name}=…, or --step N"
         )
     return step, ""

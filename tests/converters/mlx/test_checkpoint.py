@@ -79,6 +79,15 @@ def made(path: Path, tensors: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("kind", "own"), [(np.uint64, True), (np.float32, False), (np.int64, False)])
+def test_a_step_beside_slots_that_others_have(kind: Any, own: bool, tmp_path: Path) -> None:
+    """Adafactor's file has no learning rate; PyTorch's state may be called alike."""
+    held = {"step": kind(3), "w.exp_avg": np.ones(2, np.float32), "w.exp_avg_sq": np.ones(2, np.float32)}
+    path = made(tmp_path / "x.safetensors", held)
+    assert checkpoint.sniff(path) is own
+    assert detect(str(path)) == ("mlx" if own else "safetensors")
+
+
 def test_several_optimizers_are_groups(tmp_path: Path) -> None:
     top = {"states.0.step": np.uint64(4), "states.0.learning_rate": np.float32(0.5)}
     other = {"states.1.step": np.uint64(4), "states.1.learning_rate": np.float32(0.25)}
