@@ -82,10 +82,12 @@ def inspect(
         return _of_bundle(path, quick)
     try:
         native = read_native(path, fmt, optimizer_key)
-    except CheckpointError:
+    except CheckpointError as error:
         weights = _weights_alone(path, quick)
         if weights is None:
             raise
+        # Damage to the optimizer's part must not pass for a file that has none.
+        weights.warnings.append(f"read as {fmt}: {error}")
         return weights
     out = Inspection(
         native.format, None, max((s for s in native.steps.values() if s is not None), default=None)

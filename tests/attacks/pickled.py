@@ -144,6 +144,7 @@ CONTAINERS: dict[str, tuple[str | None, Callable[[Path, bytes], Path]]] = {
     "torch_legacy": ("torch", _legacy),
     "torch_dcp": (None, _metadata),
     "mxnet": ("mxnet", lambda folder, pickle: file(folder, "hostile.states", pickle)),
+    "paddle": ("paddle", lambda folder, pickle: file(folder, "hostile.pdopt", pickle)),
     "optax": ("optax", lambda folder, pickle: file(folder, "hostile.pkl", _OPTAX + pickle)),
 }
 # What takes memory or time is the interpreter's, which they share: in one container.

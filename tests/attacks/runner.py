@@ -230,10 +230,15 @@ def _open_all(path: str, fmt: str | None, ways: Sequence[str], outcome: Outcome)
         _touch(state.slots.values())
         _touch([state.params])
 
+    def inspected() -> None:
+        found = inspect(path, format=fmt)
+        if found.format == "weights":  # what could be shown; why there is no more stands in the last warning
+            raise OptexportError(found.warnings[-1])
+
     known: dict[str, Callable[[], Any]] = {
         "read": read,
         "load": loaded,
-        "inspect": lambda: inspect(path, format=fmt),
+        "inspect": inspected,
         "weights": lambda: _touch([read_model(path).tensors]),
     }
     for name in ways:
