@@ -81,7 +81,11 @@ def is_state(path: str) -> bool:
         if not is_safetensors(path):
             return False
         names, meta = metadata(path)
-        return bundle.KEY not in meta and not _of_arrays(names)
+        if bundle.KEY in meta or not _of_arrays(names):
+            return bundle.KEY not in meta
+        # Without a rate the slots may be PyTorch's as well, whose step is no uint64.
+        alone = all(n.rpartition(".")[2] != "learning_rate" for n in names)
+        return alone and "step" in names and read_tensors(path)[0]["step"].dtype != np.uint64
     except CheckpointError:
         return False
 
