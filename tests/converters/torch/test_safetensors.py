@@ -175,7 +175,10 @@ def test_files_of_others_are_left_to_them(tmp_path):
         ("w.exp_avg_sq_row", "w.exp_avg_sq_col", "b.exp_avg_sq", "step"),
         ("states.0.step", "states.0.learning_rate", "states.0.w.v", "states.1.step", "states.1.b.m"),
     ):
-        assert not FORMAT.sniff(str(saved(path, dict.fromkeys(names, ONE))))
+        held = {n: np.array(3, np.uint64) if n == "step" else ONE for n in names}
+        assert not FORMAT.sniff(str(saved(path, held)))
+    # Without a rate a step of another type is PyTorch's.
+    assert FORMAT.sniff(str(saved(path, {"w.exp_avg": ONE, "w.exp_avg_sq": ONE, "step": STEP})))
     for names in (("w.exp_avg", "w.step"), ("w", "b", "step"), ("optimizer.w.exp_avg", "step", "w")):
         assert FORMAT.sniff(str(saved(path, dict.fromkeys(names, ONE))))
     ox.save(ox.load(FOLDER / "adamw.safetensors"), path, format="bundle")
