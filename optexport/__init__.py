@@ -31,6 +31,7 @@ _HOME = {
     "Report": "translation",
     "RuleError": "errors",
     "Spec": "specs",
+    "Trainer": "training",
     "TrainingState": "state",
     "UnknownNameError": "errors",
     "VerdictError": "errors",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .state import TrainingState, load, save
     from .state.name_map import read_map
     from .state.rearrange import rearrange
+    from .converters.onnx.runtime import Trainer
     from .training import training_graph
     from .translation import Report, lower, translate
 

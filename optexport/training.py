@@ -10,13 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .dialects import converter
-from .errors import UnknownNameError
+from .errors import OptexportError, UnknownNameError
 from .specs import Spec
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["training_graph"]
+
+
+def __getattr__(name: str) -> Any:
+    # The trainer imports onnxruntime, which a graph does not need.
+    if name != "Trainer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return converter("onnx", "runtime").Trainer
+    except ModuleNotFoundError as e:
+        if e.name != "onnxruntime":
+            raise
+        raise OptexportError(
+            "Trainer: expected onnxruntime, found none installed; pip install 'optexport[onnxruntime]'"
+        ) from None
 
 # What a caller states about the model; the rest are options of the graph.
 _MEANT = ("train", "freeze", "tied", "frozen_rows", "batch_norm", "dropout", "expected")

@@ -22,6 +22,7 @@ __all__ = [
     "numpy_type",
     "read_model",
     "shape_of",
+    "training_facts",
     "without_output_views",
 ]
 
@@ -57,6 +58,14 @@ def check_graph(proto: onnx.ModelProto, meta: Mapping[str, str], where: str) -> 
         raise CheckpointError(
             f"{where}: expected an update graph that optexport emitted, found another graph"
         )
+
+
+def training_facts(meta: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What a training graph says of itself: its data, label, loss, params and buffers."""
+    if "optexport.training" not in meta:
+        raise CheckpointError(f"{where}: expected a training graph that optexport made, found another graph")
+    facts: dict[str, Any] = json.loads(meta["optexport.training"])
+    return facts
 
 
 def shape_of(info: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -33,14 +33,13 @@ from ._graph import (
     without_output_views,
 )
 from ._native import native_snapshots
+from ._session import Memory, check_providers, device_of
 from .emit import emit
 
 __all__ = ["UpdateSession", "native_snapshots", "snapshots"]
 
 Arrays = Mapping[str, Any]
 Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
-
-_DEVICES = {"CUDAExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 
 
 class UpdateSession:
@@ -71,13 +70,9 @@ class UpdateSession:
     ) -> None:
         proto, where = read_model(model)
         meta = {p.key: p.value for p in proto.metadata_props}
-        missing = [p for p in providers if p not in ort.get_available_providers()]
-        if missing:
-            raise UnknownNameError(
-                f"provider {missing[0]!r}: expected one of {', '.join(ort.get_available_providers())}"
-            )
+        check_providers(providers)
         check_graph(proto, meta, where)
-        self._device = _DEVICES.get(providers[0], "cpu")
+        self._device = device_of(providers)
         if any(i.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16 for i in proto.graph.input):
             raise HyperparameterError(
                 f"{where}: expected float32, float64 or float16 tensors, found bfloat16, which NumPy cannot hand over"
@@ -115,7 +110,7 @@ class UpdateSession:
     def _allocate(self, workers: int) -> None:
         """Buffers of inputs and outputs, all zero, and what binds them: one binding a worker."""
         self._step, self._next = np.zeros((), np.int64), np.zeros((), np.int64)
-        self._memory: dict[int, np.ndarray] = {}
+        self._memory = Memory(self._device)
         self._front = {n: self._buffer(n) for n in (*self._names["state"], *self._names["grads"])}
         self._back = {
             n: self._front[n] if self._aliased[n] else self._buffer(n) for n in self._names["state"]
@@ -137,19 +132,11 @@ class UpdateSession:
                 self._bind(worker, name)
 
     def _buffer(self, name: str) -> Any:
-        array = np.zeros(self._shapes[name], self._types[name])
-        value = ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
-        # On the CPU the value is this array's memory; `OrtValue.numpy()` copies in 1.17 and 1.18.
-        self._memory[value.data_ptr()] = array
-        return value
+        return self._memory.make(np.zeros(self._shapes[name], self._types[name]))
 
     def _array(self, name: str) -> np.ndarray:
         """A tensor: the session's own memory on the CPU, a copy elsewhere."""
-        value = self._front[name]
-        if self._device == "cpu":
-            return self._memory[value.data_ptr()]
-        whole: np.ndarray = value.numpy()
-        return whole
+        return self._memory.read(self._front[name])
 
     def _bind(self, worker: int, name: str) -> None:
         """Give a worker its rows of a tensor, before and after the update."""

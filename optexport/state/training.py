@@ -27,6 +27,8 @@ class TrainingState:
         its slots are then at their initial values.
     steps: name -> completed updates; a file's reader lists them in the optimizer's own order.
     shapes: name -> shape, None where no tensor of the file tells it.
+    buffers: name -> tensor of the model that moves without a gradient (running statistics) or that the run needs
+        to repeat itself (``seed``, dropout's); no optimizer has it.
     dtype: of the referee's arithmetic when this state is stepped.
     dialect: ``framework:optimizer`` it came from, or empty.
     provenance: what was done to it, oldest first.
@@ -42,6 +44,7 @@ class TrainingState:
     dialect: str = ""
     provenance: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    buffers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
