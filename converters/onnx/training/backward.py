@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto as T
 
@@ -32,6 +33,7 @@ Gradients = Sequence[str | None]
 FLOATS = {T.FLOAT, T.DOUBLE, T.FLOAT16, T.BFLOAT16}
 _RULES: dict[str, Callable[[Op, str], Gradients]] = {}
 _ALL_OUTPUTS: set[str] = set()
+_WITHIN: dict[str, tuple[int, ...]] = {}
 
 
 @dataclass
@@ -70,11 +72,13 @@ class Op:
         return self.tape.shapes.get(self.input(i))
 
     def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute; the default, as the file would hold it, where it is left out."""
         for a in self.proto.attribute:
             if a.name == name:
                 value = onnx.helper.get_attribute_value(a)
                 return value.decode() if isinstance(value, bytes) else value
-        return default
+        # A file holds float32: 0.01 is 0.01f to the runtime in float64 too.
+        return float(np.float32(default)) if isinstance(default, float) else default
 
     def output(self, i: int) -> str:
         """The i-th output; an optional one that nobody asked for is asked for now."""
@@ -103,17 +107,19 @@ class Op:
 
 
 def gradient(
-    *kinds: str, all_outputs: bool = False
+    *kinds: str, all_outputs: bool = False, within: tuple[int, ...] = ()
 ) -> Callable[[Callable[[Op, str], Gradients]], Callable[[Op, str], Gradients]]:
     """Register the rule of these operators.
 
     all_outputs: the rule reads ``op.grads``; else only the first output may have a gradient.
+    within: inputs whose part is in the gradient of another one. Every other input that a trained
+    parameter reaches must get a gradient.
     """
 
     def register(rule: Callable[[Op, str], Gradients]) -> Callable[[Op, str], Gradients]:
         for kind in kinds:
             assert kind not in _RULES, kind
-            _RULES[kind] = rule
+            _RULES[kind], _WITHIN[kind] = rule, within
             if all_outputs:
                 _ALL_OUTPUTS.add(kind)
         return rule
@@ -135,7 +141,7 @@ def rules() -> Mapping[str, Callable[[Op, str], Gradients]]:
 # the input's values.
 _FLAT = frozenset(
     (
-        *("Shape", "Size", "ConstantOfShape", "ArgMax", "ArgMin", "NonZero", "OneHot", "EyeLike"),
+        *("Shape", "Size", "ConstantOfShape", "ArgMax", "ArgMin", "NonZero", "EyeLike", "Hardmax"),
         *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
         *("IsNaN", "IsInf", "Sign", "Floor", "Ceil", "Round"),
         *("RandomNormalLike", "RandomUniformLike", "Bernoulli"),
@@ -182,9 +188,13 @@ def differentiate(tape: Tape, y: str, wanted: Iterable[str], seed: str) -> dict[
             continue
         needs = tuple(i in reached for i in node.input)
         op = Op(tape, node, needs, grads)
-        for name, need, g in zip(node.input, needs, _apply(op), strict=False):
+        found = _apply(op)
+        for i, (name, need) in enumerate(zip(node.input, needs, strict=True)):
+            g = found[i] if i < len(found) else None
             if need and g is not None:
                 parts.setdefault(name, []).append(g)
+            elif need and i not in _WITHIN[node.op_type]:
+                raise op.error(f"input {i} ({name!r}) depends on a parameter, expected a constant: it has no gradient")
     return {n: g for n in dict.fromkeys(wanted) if (g := summed(n)) is not None}
 
 

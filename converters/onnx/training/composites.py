@@ -75,7 +75,7 @@ def _count(tape: Tape, x: str, axes: list[int]) -> str:
     return tape.cast(n, tape.types[x])
 
 
-@gradient(NORMALIZE)
+@gradient(NORMALIZE, within=(3, 4))
 def normalize_with_batch(op: Op, g: str) -> Gradients:
     """x̂ = (x − m)·r; dx = γ·r·(g − mean(g) − x̂·mean(g·x̂)); the mean and r follow from x."""
     tape = op.tape

@@ -46,9 +46,10 @@ def simplify(proto: onnx.ModelProto, tape: Tape, params: Mapping[str, np.ndarray
         _infer(proto, nodes, tape, params)
         folded = _Folder(tape).run(nodes)
         expanded = [made for n in folded for made in _expanded(n, tape)]
-        if len(expanded) == len(nodes) and len(folded) == len(nodes):
-            break
+        settled = len(expanded) == len(folded) == len(nodes)
         nodes = expanded
+        if settled:
+            break
     tape.nodes = _read(nodes, {o.name for o in proto.graph.output})
 
 
@@ -153,16 +154,21 @@ class _Folder:
         return True
 
     def _vector(self, node: onnx.NodeProto) -> bool:
-        """Arithmetic on shapes of which some dimensions are numbers; whether the node is a constant now."""
-        entries = self._entries(node)
-        if entries is None:
-            return False
+        """Parts of shapes of which some dimensions are numbers; whether the node is a constant now."""
         out = node.output[0]
+        shape = self.tape.shapes.get(out)
+        if not (node.op_type == "Shape" or any(i in self.partial for i in node.input)):
+            return False  # `_evaluate` does the rest
+        if shape is None or len(shape) > 1:
+            return False
+        entries = self._entries(node)
+        if entries is None or (shape == () and len(entries) != 1):
+            return False
         if any(not isinstance(e, int) for e in entries):
             self.partial[out] = entries
             return False
-        scalar = self.tape.shapes.get(out) == ()
-        self.tape.constants[out] = np.asarray(entries[0] if scalar else entries, np.int64)
+        dtype = self.tape.dtype(out)
+        self.tape.constants[out] = np.asarray(entries[0] if shape == () else entries, dtype)
         return True
 
     def _of(self, name: str) -> list[Any] | None:
@@ -178,6 +184,8 @@ class _Folder:
             shape = self.tape.shapes.get(node.input[0])
             return None if shape is None else list(shape[attributes.get("start", 0) : attributes.get("end")])
         if kind not in ("Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity"):
+            return None
+        if kind == "Cast" and attributes["to"] not in (T.INT64, T.INT32):
             return None
         parts = [self._of(i) for i in node.input]
         first = parts[0]

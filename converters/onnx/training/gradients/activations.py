@@ -87,10 +87,12 @@ def hard_swish(op: Op, g: str) -> Gradients:
 def clip(op: Op, g: str) -> Gradients:
     """To what is not clipped; a value at a bound passes, as in PyTorch."""
     t = op.tape
-    for i in (1, 2):
-        if op.input(i) and i < len(op.needs) and op.needs[i]:
-            raise op.error("a bound depends on a parameter; expected constant bounds")
-    return (t.where(t.compare("Equal", op.x, op.y), g, 0.0), *(None for _ in op.inputs[1:]))
+    grads: list[str | None] = [t.where(t.compare("Equal", op.x, op.y), g, 0.0) if op.needs[0] else None]
+    for i, kind in ((1, "Less"), (2, "Greater")):
+        if op.input(i) and op.needs[i]:
+            clipped = t.where(t.compare(kind, op.x, op.input(i)), g, 0.0)
+            grads += [None] * (i - len(grads)) + [t.sum_to(clipped, op.input(i))]
+    return (*grads, *(None for _ in range(len(op.inputs) - len(grads))))
 
 
 @gradient("Gelu")
@@ -108,6 +110,63 @@ def gelu(op: Op, g: str) -> Gradients:
     phi = t.mul(t.unary("Exp", t.mul(t.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
     cdf = t.mul(t.add(t.unary("Erf", t.mul(x, 1 / math.sqrt(2))), 1.0), 0.5)
     return (t.mul(g, t.add(cdf, t.mul(x, phi))),)
+
+
+@gradient("Selu")
+def selu(op: Op, g: str) -> Gradients:
+    """y = γx above 0, γα(eˣ − 1) below, so y′ = γ or y + γα."""
+    t = op.tape
+    alpha = op.attribute("alpha", 1.67326319217681884765625)
+    gamma = op.attribute("gamma", 1.05070102214813232421875)
+    below = t.mul(g, t.add(op.y, alpha * gamma))
+    return (t.where(t.compare("Greater", op.x, 0.0), t.mul(g, gamma), below),)
+
+
+@gradient("Celu")
+def celu(op: Op, g: str) -> Gradients:
+    """y = α(e^(x/α) − 1) below 0, so y′ = y/α + 1 there."""
+    t = op.tape
+    below = t.mul(g, t.add(t.div(op.y, op.attribute("alpha", 1.0)), 1.0))
+    return (t.where(t.compare("Greater", op.x, 0.0), g, below),)
+
+
+@gradient("ThresholdedRelu")
+def thresholded_relu(op: Op, g: str) -> Gradients:
+    t = op.tape
+    return (t.where(t.compare("Greater", op.x, op.attribute("alpha", 1.0)), g, 0.0),)
+
+
+@gradient("Shrink")
+def shrink(op: Op, g: str) -> Gradients:
+    """Nothing between −λ and λ."""
+    t = op.tape
+    return (t.where(t.compare("Greater", t.unary("Abs", op.x), op.attribute("lambd", 0.5)), g, 0.0),)
+
+
+@gradient("Softsign")
+def softsign(op: Op, g: str) -> Gradients:
+    """1/(1 + |x|)²"""
+    t = op.tape
+    scale = t.add(t.unary("Abs", op.x), 1.0)
+    return (t.div(g, t.mul(scale, scale)),)
+
+
+@gradient("Mish")
+def mish(op: Op, g: str) -> Gradients:
+    """y = x·u, u = tanh(softplus x): u + x·(1 − u²)·σ(x)."""
+    t = op.tape
+    u = t.unary("Tanh", t.unary("Softplus", op.x))
+    slope = t.mul(t.sub(1.0, t.mul(u, u)), t.unary("Sigmoid", op.x))
+    return (t.mul(g, t.add(u, t.mul(op.x, slope))),)
+
+
+@gradient("Swish")
+def swish(op: Op, g: str) -> Gradients:
+    """y = x·s, s = σ(αx): s + α·y·(1 − s)."""
+    t = op.tape
+    alpha = op.attribute("alpha", 1.0)
+    s = t.unary("Sigmoid", t.mul(op.x, alpha))
+    return (t.mul(g, t.add(s, t.mul(t.mul(op.y, t.sub(1.0, s)), alpha))),)
 
 
 @gradient("Softmax")

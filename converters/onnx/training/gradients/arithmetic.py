@@ -60,18 +60,41 @@ def div(op: Op, g: str) -> Gradients:
 
 @gradient("Pow")
 def power(op: Op, g: str) -> Gradients:
-    """d(aᵇ) = b·aᵇ⁻¹ da; only a constant exponent, as aᵇ·ln a is no number where a is negative."""
+    """d(aᵇ) = b·aᵇ⁻¹ da + aᵇ·ln a db; a power of 0 does not move with its base, nor 0ᵇ with b, as in PyTorch."""
+    t = op.tape
     a, b = op.inputs
-    if op.needs[1]:
-        raise op.error("the exponent depends on a parameter; expected a constant exponent")
-    exponent = op.tape.constants.get(b)
+    exponent = t.constants.get(b)
     if exponent is not None and exponent.size == 1:
         k = float(exponent.reshape(()))
-        lower = a if k == 2 else op.tape.op("Pow", a, op.tape.scalar(k - 1, a), like=a)
-        return op.tape.mul(g, op.tape.mul(lower, k)), None
-    wide = op.tape.cast(b, op.tape.types[a])
-    lower = op.tape.op("Pow", a, op.tape.sub(wide, 1.0), like=op.y)
-    return op.tape.sum_to(op.tape.mul(g, op.tape.mul(lower, wide)), a), None
+        if k == 0:
+            return t.expand_like(t.scalar(0.0, a), a), None
+        lower = a if k == 2 else t.op("Pow", a, t.scalar(k - 1, a), like=a)
+        return t.sum_to(t.mul(g, t.mul(lower, k)), a), None
+    wide = t.cast(b, t.types[a])
+    da = db = None
+    if op.needs[0]:
+        zero = t.compare("Equal", wide, 0.0)
+        lower = t.op("Pow", a, t.where(zero, 1.0, t.sub(wide, 1.0)), like=op.y)
+        da = t.sum_to(t.mul(g, t.mul(lower, wide)), a)
+    if op.needs[1]:
+        ground = t.compare("Equal", a, 0.0)
+        slope = t.mul(op.y, t.unary("Log", t.where(ground, 1.0, a)))
+        db = t.sum_to(t.cast(t.mul(g, slope), t.types[b]), b)
+    return da, db
+
+
+@gradient("Mod")
+def modulo(op: Op, g: str) -> Gradients:
+    """The remainder of a division that is cut off, a − b·trunc(a/b): a whole number of times b."""
+    t = op.tape
+    a, b = op.inputs
+    if not op.attribute("fmod", 0):
+        raise op.error("expected fmod=1, the remainder of real numbers")
+    times = t.unary("Round", t.div(t.sub(a, op.y), b))
+    return (
+        t.sum_to(g, a) if op.needs[0] else None,
+        t.unary("Neg", t.sum_to(t.mul(g, times), b)) if op.needs[1] else None,
+    )
 
 
 @gradient("Neg")
@@ -114,6 +137,58 @@ def cos(op: Op, g: str) -> Gradients:
     return (op.tape.unary("Neg", op.tape.mul(g, op.tape.unary("Sin", op.x))),)
 
 
+@gradient("Tan")
+def tan(op: Op, g: str) -> Gradients:
+    """1 + tan²x"""
+    return (op.tape.mul(g, op.tape.add(op.tape.mul(op.y, op.y), 1.0)),)
+
+
+@gradient("Sinh")
+def sinh(op: Op, g: str) -> Gradients:
+    return (op.tape.mul(g, op.tape.unary("Cosh", op.x)),)
+
+
+@gradient("Cosh")
+def cosh(op: Op, g: str) -> Gradients:
+    return (op.tape.mul(g, op.tape.unary("Sinh", op.x)),)
+
+
+@gradient("Asin", "Acos")
+def asin(op: Op, g: str) -> Gradients:
+    """±1/√(1 − x²), as (1 − x)(1 + x), which loses nothing near 1."""
+    t = op.tape
+    root = t.unary("Sqrt", t.mul(t.sub(1.0, op.x), t.add(1.0, op.x)))
+    slope = t.div(g, root)
+    return (slope if op.proto.op_type == "Asin" else t.unary("Neg", slope),)
+
+
+@gradient("Atan")
+def atan(op: Op, g: str) -> Gradients:
+    """1/(1 + x²)"""
+    return (op.tape.div(g, op.tape.add(op.tape.mul(op.x, op.x), 1.0)),)
+
+
+@gradient("Asinh")
+def asinh(op: Op, g: str) -> Gradients:
+    """1/√(x² + 1)"""
+    t = op.tape
+    return (t.div(g, t.unary("Sqrt", t.add(t.mul(op.x, op.x), 1.0))),)
+
+
+@gradient("Acosh")
+def acosh(op: Op, g: str) -> Gradients:
+    """1/√(x² − 1)"""
+    t = op.tape
+    return (t.div(g, t.unary("Sqrt", t.mul(t.sub(op.x, 1.0), t.add(op.x, 1.0)))),)
+
+
+@gradient("Atanh")
+def atanh(op: Op, g: str) -> Gradients:
+    """1/(1 − x²)"""
+    t = op.tape
+    return (t.div(g, t.mul(t.sub(1.0, op.x), t.add(1.0, op.x))),)
+
+
 @gradient("Where")
 def where(op: Op, g: str) -> Gradients:
     mask, a, b = op.inputs
@@ -127,17 +202,16 @@ def where(op: Op, g: str) -> Gradients:
 
 @gradient("Max", "Min")
 def extreme(op: Op, g: str) -> Gradients:
-    """Two inputs: to the one that is taken, half to each where they are equal, as PyTorch does."""
+    """To the input that is taken, in equal shares where several are, as PyTorch does for two."""
+    t = op.tape
     if len(op.inputs) == 1:
         return (g,)
-    if len(op.inputs) > 2:
-        raise op.error("expected two inputs; take the extreme of two at a time")
-    t = op.tape
-    a, b = op.inputs
-    taken = "Greater" if op.proto.op_type == "Max" else "Less"
-    same = t.where(t.compare("Equal", a, b), 0.5, t.scalar(0.0, g))
-    first = t.add(t.cast(t.compare(taken, a, b), t.types[op.y]), same)
-    return (
-        t.sum_to(t.mul(g, first), a) if op.needs[0] else None,
-        t.sum_to(t.mul(g, t.sub(1.0, first)), b) if op.needs[1] else None,
-    )
+    taken = [t.cast(t.compare("Equal", op.y, i), t.types[op.y]) for i in op.inputs]
+    count = taken[0]
+    for mask in taken[1:]:
+        count = t.add(count, mask)
+    share = t.div(g, count)
+    return [
+        t.sum_to(t.mul(share, mask), i) if need else None
+        for i, mask, need in zip(op.inputs, taken, op.needs, strict=True)
+    ]
