@@ -109,6 +109,7 @@ class _Checkpoint:
             raise CheckpointError(f"{path}: latest names {brief(self.folder.name)}, which is not there")
         self.names = sorted(os.listdir(self.folder))
         self.universal = (self.folder / "zero").is_dir()
+        self.counted: dict[str, int | None] = {}
 
     def load(self, folder: Path, name: str) -> Any:
         path = _inside(folder, name)
@@ -168,6 +169,10 @@ class _Checkpoint:
                 root[key] = model[key]
         out = native_state(root, self.file, "deepspeed")
         out.format = f"deepspeed-{kind}"
+        # Not every optimizer counts in its state.
+        for name, step in self.counted.items():
+            if out.steps.get(name) is None and step is not None:
+                out.steps[name] = step
         return out
 
     def weights(
@@ -199,6 +204,13 @@ class _Checkpoint:
             return None
         return done - skipped
 
+    def whole(self, count: Any) -> int:
+        """A step that the optimizer counted."""
+        value = _number(count)
+        if type(value) not in (int, float) or not 0 <= value < 1 << 62 or value != int(value):
+            raise self.fail(f"step: expected a whole number from 0 up, found {brief(count)}")
+        return int(value)
+
     # -- a file a rank --------------------------------------------------------------------------
 
     def of_ranks(
@@ -216,8 +228,7 @@ class _Checkpoint:
         for segment in segments:
             for name, slots in gather(segment, self.file).items():
                 state[name] = slots
-                if step is not None and "step" not in slots:
-                    slots["step"] = segment.step if segment.step is not None else step
+                self.counted[name] = segment.step if type(segment.step) is int else step
         groups = []
         for given in ranks[0].groups:
             names = [n for i in given["params"] if 0 <= i < len(segments) for n in segments[i].shapes]
@@ -311,14 +322,12 @@ class _Checkpoint:
         counted = inner.get("state") if isinstance(inner, dict) else None
         vectors = counted.values() if isinstance(counted, dict) else ()
         counts = [v["step"] for v in vectors if isinstance(v, dict) and v.get("step") is not None]
-        step = counts[0] if counts else self.step(model)
+        step = self.whole(counts[0]) if counts else self.step(model)
         state: dict[str, dict[str, Any]] = {}
         for each in shapes:
             for name, shape in each.items():
-                slots = self.parameter(_inside(folder, name), name, shape)
-                if "step" not in slots and step is not None:
-                    slots["step"] = step
-                state[name] = slots
+                state[name] = self.parameter(_inside(folder, name), name, shape)
+                self.counted[name] = step
         ids = sorted(i for g in given for i in g["params"])
         if ids != list(range(len(shapes))):
             raise self.fail("the groups of the optimizer do not list every vector once; the file is damaged")
@@ -353,6 +362,12 @@ class _Checkpoint:
         if value.ndim != 1 or value.size < math.prod(shape):
             raise self.fail(f"{where}: expected shape {list(shape)}, found {list(value.shape)}")
         return value[: math.prod(shape)].reshape(shape)
+
+
+def _number(value: Any) -> Any:
+    """The number that a tensor of one element is; anything else as it is."""
+    array = as_array(value, "step") if is_tensor(value) else None
+    return array.item() if array is not None and array.size == 1 else value
 
 
 def _rounded(master: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -82,6 +82,30 @@ def test_masters_go_along_as_slots():
     assert state.without_masters().params["fc1.weight"].dtype == np.float32
 
 
+def test_the_run_counts_where_the_optimizer_does_not(copy):
+    path = copy("zero2_adamw") / "global_step3"
+    model = {"param_shapes": [{"w": (2,)}], "module": {}, "global_steps": 7, "skipped_steps": 2}
+    rewrite(path / "mp_rank_00_model_states.pt", model)
+    for rank in (0, 1):
+        pack = Pack()
+        tensor = pack.tensor(np.full(1, rank, np.float32), "w")
+        group = {
+            "lr": 0.1,
+            "momentum": 0.9,
+            "dampening": 0,
+            "nesterov": False,
+            "weight_decay": 0,
+            "params": [0],
+        }
+        base = {"state": {0: {"momentum_buffer": tensor}}, "param_groups": [group]}
+        held = {"zero_stage": 2, "base_optimizer_state": base, "single_partition_of_fp32_groups": [tensor]}
+        with open(path / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", "wb") as file:
+            pack.write(file, {"optimizer_state_dict": held})
+    state = load(path)
+    assert (state.dialect, dict(state.steps)) == ("torch:SGD", {"w": 5})
+    assert np.asarray(state.slots["w"]["momentum_buffer"]).tolist() == [0, 1]
+
+
 # -- damage ------------------------------------------------------------------------------------------
 
 
