@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .output import json_option, key_values, print_json
+
+if TYPE_CHECKING:
+    from ..specs import Spec
 
 __all__ = ["command"]
 
@@ -19,8 +22,12 @@ __all__ = ["command"]
     help="softmax_cross_entropy, bce_with_logits, mse, l1, huber, kl_divergence; output: the model's own scalar.",
 )  # fmt: skip
 @click.option("--loss-option", multiple=True, metavar="K=V", help="As in label_smoothing=0.1.")
-@click.option("--rule", required=True, metavar="R", help="A rule of the catalogue, or FRAMEWORK:NAME.")
+@click.option("--rule", metavar="R", help="A rule of the catalogue, or FRAMEWORK:NAME.")
 @click.option("--hyper", multiple=True, metavar="K=V", help="A hyperparameter or option, as in lr=0.01.")
+@click.option(
+    "--state", metavar="FILE",
+    help="Instead of --rule: a run (a bundle, a checkpoint), whose optimizer, groups and step counts the graph has.",
+)  # fmt: skip
 @click.option(
     "--output-name", metavar="NAME", help="The output that the loss is of, where there are several."
 )
@@ -50,8 +57,9 @@ def command(
     model: str,
     loss: str,
     loss_option: tuple[str, ...],
-    rule: str,
+    rule: str | None,
     hyper: tuple[str, ...],
+    state: str | None,
     output_name: str | None,
     train: tuple[str, ...],
     freeze: tuple[str, ...],
@@ -67,10 +75,8 @@ def command(
 ) -> None:
     """Write MODEL, an ONNX model, with its loss, gradient and update as one graph of plain operators."""
     from ..dialects import converter
-    from ..specs import native, spec
 
-    arguments = key_values(hyper)
-    made = native(rule, **arguments) if ":" in rule else spec(rule, **arguments)
+    made, steps, optimizer = _optimizer(rule, hyper, state)
     graphs = converter("onnx", "training_graph")
     built = graphs.build(
         model,
@@ -83,6 +89,7 @@ def command(
             batch_norm=batch_norm, dropout=dropout, expected=_expected(weights),
         ),
         runtime=runtime or None,
+        steps=steps,
         keep=keep,
     )  # fmt: skip
     size = graphs.write(built.model, output)
@@ -99,10 +106,29 @@ def command(
         print_json(record)
         return
     click.echo(
-        f"wrote {output}: {len(built.params)} parameters train by {rule}, {record['nodes']} nodes, {size} bytes"
+        f"wrote {output}: {len(built.params)} parameters train by {optimizer}, {record['nodes']} nodes, {size} bytes"
     )
     for note in built.notes:
         click.echo(f"  note: {note}")
+
+
+def _optimizer(
+    rule: str | None, hyper: tuple[str, ...], state: str | None
+) -> tuple[Spec, dict[str, int] | None, str]:
+    """The spec, completed updates by parameter where a run says them, and what to call it."""
+    from ..specs import native, spec
+
+    if (rule is None) == (state is None):
+        raise click.UsageError("give either --rule, an optimizer, or --state, a run that has one")
+    if rule is not None:
+        arguments = key_values(hyper)
+        return native(rule, **arguments) if ":" in rule else spec(rule, **arguments), None, rule
+    if hyper:
+        raise click.UsageError("--hyper belongs to --rule; the hyperparameters of --state are the run's own")
+    from ..state import load
+
+    run = load(str(state))
+    return run.spec, dict(run.steps), run.dialect or f"the optimizer of {state}"
 
 
 def _rows(items: tuple[str, ...]) -> dict[str, list[int]]:

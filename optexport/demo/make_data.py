@@ -1,12 +1,14 @@
-"""Makes the demonstration's data from a real run. Needs torch and scikit-learn; run by hand:
+"""Makes the demonstration's data from a real run. Needs torch, onnxscript and scikit-learn; run by hand:
 
     python -m optexport.demo.make_data [FOLDER]
 
 A small network learns scikit-learn's digits with AdamW. After `SAVED_AT` updates its checkpoint is
-saved as any training script saves one; then the run goes on, uninterrupted, and what happens is
-recorded. The two files ship, so that the demonstration itself needs neither library.
+saved as any training script saves one, and the model is exported; then the run goes on,
+uninterrupted, and what happens is recorded. The files ship, so that the demonstration itself needs
+none of these libraries.
 
 ``digits_adamw.pt``: ``model``, ``optimizer`` (state dicts) and ``step``.
+``digits.onnx``: the model at that time, ``pixels`` (float32, [n, 64], 0..1) to ``scores`` ([n, 10]).
 ``digits_continuation.npz``:
     images (uint8, 0..16, 64 pixels a row), labels (uint8);
     batches (one row of image indexes for each update from SAVED_AT on);
@@ -34,6 +36,7 @@ CONTINUED = 50
 RECORDED_AT = (1, 10, 25, 50)
 
 CHECKPOINT = "digits_adamw.pt"
+FORWARD = "digits.onnx"
 CONTINUATION = "digits_continuation.npz"
 
 
@@ -81,6 +84,38 @@ def record(model: Any, optimizer: Any, into: dict[str, list[np.ndarray]]) -> Non
             into.setdefault(f"{slot}/{name}", []).append(state[slot].numpy().copy())
 
 
+def export(model: Any, path: Path) -> None:
+    """The forward model, as PyTorch writes it when it is asked not to merge weights."""
+    import onnx
+    import torch
+
+    batch = torch.export.Dim("n", min=1)
+    program: Any = torch.onnx.export(
+        model,
+        (torch.zeros(2, 64),),
+        dynamo=True,
+        optimize=False,
+        opset_version=18,
+        input_names=["pixels"],
+        output_names=["scores"],
+        dynamic_shapes=({0: batch},),
+        verbose=False,
+    )
+    made = program.model_proto
+    # Where each node stands in the sources of the machine that exported it.
+    for held in (
+        made,
+        made.graph,
+        *made.graph.node,
+        *made.graph.value_info,
+        *made.graph.input,
+        *made.graph.output,
+    ):
+        held.ClearField("metadata_props")
+    onnx.checker.check_model(made, full_check=True)
+    path.write_bytes(made.SerializeToString(deterministic=True))
+
+
 def main(folder: Path) -> None:
     import torch
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
@@ -99,6 +134,7 @@ def main(folder: Path) -> None:
         if step == SAVED_AT:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(checkpoint, folder / CHECKPOINT)
+            export(model, folder / FORWARD)
         optimizer.zero_grad()
         scores = model(torch.from_numpy(images[rows].astype(np.float32) / 16))
         loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels[rows].astype(np.int64)))
