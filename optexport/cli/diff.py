@@ -56,8 +56,8 @@ def command(
 
 
 def _open(path: str, model: str | None, names: str | None, optimizer: tuple[str, ...]):  # type: ignore[no-untyped-def]
-    from ..state.formats import find_format
-    from ..state.store import BUNDLE, detect, load
+    from ..state.formats import BUNDLE, find_format
+    from ..state.store import detect, load
 
     fmt = detect(path)
     if fmt == BUNDLE:

@@ -15,11 +15,12 @@ from ..rules import name_of
 from . import bundle
 from .bundle import tensor_bytes
 from .files import give_back
+from .formats import BUNDLE
 from .health import NONNEGATIVE, counter_warnings, tensor_warnings, unequal_steps
 from .lift import arranged, lift, native_roles
 from .names import read_names
 from .native import NativeState
-from .store import BUNDLE, _named, detect, read_model, read_native
+from .store import _named, detect, read_model, read_native
 from .training import TrainingState
 
 __all__ = ["Inspection", "TensorInfo", "inspect"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -95,11 +96,24 @@ def write(sample: Sample, data: bytes, folder: Path) -> Path:
     """The sample with ``data`` in place of its file; the path to open."""
     target = folder / sample.root.name
     if sample.inside is None:
+        # With what belongs to it: shards, external data, weights of the same run.
+        stem = sample.root.name.split(".")[0].split("-")[0]
+        for near in sample.root.parent.glob(f"{stem}*"):
+            if near.is_file() and near != sample.root:
+                shutil.copy(near, folder)
         target.write_bytes(data)
-        return target
+        return folder / _opened(sample.root.name)
     shutil.copytree(sample.root, target)
     (target / sample.inside).write_bytes(data)
     return target
+
+
+def _opened(name: str) -> str:
+    """The file to open for damage in this one to be met."""
+    for pattern, instead in ((r"\.data-\d+-of-\d+$", ".index"), (r"(\.onnx)\.data$", r"\1"),
+                             (r"-\d+-of-\d+\.safetensors$", ".safetensors.index.json")):  # fmt: skip
+        name = re.sub(pattern, instead, name)
+    return name
 
 
 def main() -> None:
