@@ -50,6 +50,7 @@ _HOME = {
     "spec": "specs",
     "step": "reference",
     "training_graph": "training",
+    "training_info": "training",
     "translate": "translation",
     "translate_schedule": "schedules",
 }
@@ -57,6 +58,7 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from .converters.onnx.runtime import Trainer
     from .emitters import emit
     from .errors import (
         CheckpointError,
@@ -74,8 +76,7 @@ if TYPE_CHECKING:
     from .state import TrainingState, load, save
     from .state.name_map import read_map
     from .state.rearrange import rearrange
-    from .converters.onnx.runtime import Trainer
-    from .training import training_graph
+    from .training import training_graph, training_info
     from .translation import Report, lower, translate
 
 

@@ -16,7 +16,9 @@ from .specs import Spec
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["training_graph"]
+    from .state.training import TrainingState
+
+__all__ = ["training_graph", "training_info"]
 
 
 def __getattr__(name: str) -> Any:
@@ -63,11 +65,6 @@ def training_graph(
         ModelError: the model cannot be trained as it stands; the message names the node or tensor.
         UnknownNameError, HyperparameterError: of the loss, the spec or an option.
     """
-    unknown = [m for m in meant if m not in _MEANT]
-    if unknown:
-        raise UnknownNameError(
-            f"training_graph: unknown option {unknown[0]!r}; expected one of {', '.join(_MEANT)}"
-        )
     made = converter("onnx", "training_graph")
     model: onnx.ModelProto = made.training_graph(
         forward,
@@ -75,9 +72,48 @@ def training_graph(
         spec,
         loss_options=loss_options,
         output=output,
-        meant=made.Meant(**meant),
+        meant=_meant("training_graph", meant),
         runtime=runtime,
         steps=steps,
         keep=keep,
     )
     return model
+
+
+def training_info(
+    forward: onnx.ModelProto | str | os.PathLike[str],
+    loss: str,
+    spec: Spec | None = None,
+    *,
+    state: TrainingState | None = None,
+    loss_options: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    runtime: Sequence[str] | None = None,
+    **meant: Any,
+) -> onnx.ModelProto:
+    """The same training in ONNX' own form: ``forward`` with a ``TrainingInfoProto``, state included.
+
+    spec: of a fresh run; or state: of a run that goes on (its parameters' values replace the model's). The
+    others as for `training_graph`. `load` reads such a file back into a state.
+
+    Raises:
+        ModelError: as `training_graph`, or ``state`` is of another model.
+    """
+    model: onnx.ModelProto = converter("onnx", "training_info").build_training_info(
+        forward,
+        loss,
+        spec,
+        state=state,
+        loss_options=loss_options,
+        output=output,
+        meant=_meant("training_info", meant),
+        runtime=runtime,
+    )
+    return model
+
+
+def _meant(caller: str, meant: Mapping[str, Any]) -> Any:
+    unknown = [m for m in meant if m not in _MEANT]
+    if unknown:
+        raise UnknownNameError(f"{caller}: unknown option {unknown[0]!r}; expected one of {', '.join(_MEANT)}")
+    return converter("onnx", "training_graph").Meant(**meant)

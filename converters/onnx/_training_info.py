@@ -23,6 +23,7 @@ from optexport.state.native import NativeGroup, NativeState
 
 from . import _protobuf as pb
 from ._model import TYPES, Model, Node, Tensor
+from ._own_training_info import SPEC, read_own
 from .dialect import OPTIMIZERS
 
 __all__ = ["FORMAT", "NEXT_T", "read_state", "write_state"]
@@ -31,7 +32,6 @@ FORMAT = "onnx-training-info"
 # Key of `NativeState.extras`: parameter -> the T of its next update.
 NEXT_T = "T"
 DOMAIN = "ai.onnx.preview.training"
-SPEC = "optexport.spec"
 # What T counts in a model that this wrote; others' may have started at 0 or at 1.
 COUNTS, COMPLETED = "optexport.T", "completed updates"
 ENTRIES = {e.name: e for e in OPTIMIZERS if e.framework == "onnx"}
@@ -40,6 +40,8 @@ _DEEP = 16
 
 def read_state(path: str) -> NativeState:
     """The state in ``path``; slots are called V and H as in the operators' own description.
+
+    A model that `training_info.build_training_info` made has the rule's own slots: see `_own_training_info`.
 
     ``extras["T"]`` has the T of each parameter's next update, from which the dialect counts completed
     ones. The argument ``t0`` is there where the graph shows whether T is counted up before or after
@@ -56,6 +58,8 @@ def read_state(path: str) -> NativeState:
             if SPEC in model.metadata
             else f"{path}: holds no optimizer state (training_info); pass it as weights (--model)"
         )
+    if SPEC in model.metadata:
+        return read_own(model)
     out = NativeState("onnx", FORMAT, named=True, ordered=False)
     main = model.main()
     read = _Reader(model, {n: t for n, t in main.tensors.items() if t.is_number}, out)

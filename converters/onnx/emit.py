@@ -27,8 +27,9 @@ from optexport.state.training import TrainingState
 from . import _layout
 from ._calls import Graph, Lane, Shape, blocks, bucket, call, declare, flat, scalar_type, together
 from ._functions import DOMAIN, OPSET, Functions, functions
+from ._own_training_info import emitted_groups, emitted_paths
 
-__all__ = ["DTYPES", "IR_VERSION", "emit", "emitted_state"]
+__all__ = ["DTYPES", "IR_VERSION", "emit", "emitted_groups", "emitted_paths", "emitted_state"]
 
 IR_VERSION = 8
 DTYPES = {"float32": T.FLOAT, "float64": T.DOUBLE, "float16": T.FLOAT16, "bfloat16": T.BFLOAT16}

@@ -193,7 +193,7 @@ def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> Train
     # MXNet's one group may be several of the emitted optimizer's.
     per_group = followed.groups if len(followed.groups) == len(groups) else followed.groups[:1] * len(groups)
     groups = [
-        replace(g, schedules={h: s for h, s in f.items() if h in g.hyperparameters})
+        replace(g, schedules={**g.schedules, **{h: s for h, s in f.items() if h in g.hyperparameters}})
         for g, f in zip(groups, per_group, strict=True)
     ]
     return TrainingState(
@@ -202,6 +202,7 @@ def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> Train
         {k: v for k, v in slots.items() if v},
         steps,
         provenance=(f"read from {native.format} of an emitted optimizer",),
+        buffers=native.extras.get("buffers", {}),
         # Which class wrote it does not matter: the rule is in the file.
         warnings=(*(w for w in native.warnings if "which optimizer" not in w), *followed.warnings),
     )

@@ -71,8 +71,10 @@ def softmax_cross_entropy(t: Tape, y: str, label: str, o: Mapping[str, Any]) -> 
     chosen = t.op("Squeeze", t.op("GatherElements", logp, index, axis=1), t.ints(1))
     t.shapes[chosen], t.types[chosen] = (shape[0], *shape[2:]), t.types[y]
     classes = t.dim(y, 1)
-    target = t.op("OneHot", safe, classes, t.constant(np.asarray([0, 1], t.dtype(y)), "off_on"), axis=1)
-    t.types[target], t.shapes[target] = t.types[y], shape
+    # OneHot has no CUDA kernel for double.
+    hit = t.op("Equal", index, _numbers(t, classes, shape))
+    t.types[hit], t.shapes[hit] = T.BOOL, shape
+    target = t.cast(hit, t.types[y])
     factor = kept
     if weight is not None:
         column = np.asarray(weight, t.dtype(y)).reshape(-1)
@@ -110,6 +112,17 @@ def softmax_cross_entropy(t: Tape, y: str, label: str, o: Mapping[str, Any]) -> 
     if classweight is not None:
         weighted = t.mul(weighted, t.reduce("ReduceSum", q, [1]))
     return loss, t.mul(t.sub(weighted, q), scale)
+
+
+def _numbers(t: Tape, classes: str, shape: Dims) -> str:
+    """0, 1, … as [1, classes, 1, …]."""
+    ones = [1] * (len(shape) - 2)
+    if isinstance(shape[1], int):
+        return t.constant(np.arange(shape[1], dtype=np.int64).reshape(1, -1, *ones), "classes")
+    zero, one = (t.constant(np.asarray(i, np.int64), "int") for i in (0, 1))
+    numbers = t.op("Range", zero, t.op("Squeeze", classes, t.ints(0)), one)
+    t.types[numbers] = T.INT64
+    return t.reshape(numbers, [1, -1, *ones])
 
 
 def bce_with_logits(t: Tape, y: str, label: str, o: Mapping[str, Any]) -> tuple[str, str]:
