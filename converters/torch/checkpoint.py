@@ -8,6 +8,7 @@ Trainer, and safetensors files with the usual keys.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,14 @@ FORMATS = (
         write,
         (".pt", ".pth", ".ckpt"),
         keyed=True,
+    ),
+    Format(
+        "torch-combined",
+        "torch",
+        'a file of torch.save with both: {"model": weights, "optimizer": state}',
+        # Read as "torch", which knows it too.
+        lambda path: False,
+        write=partial(write, combined=True),
     ),
     Format(
         "torch-dcp",

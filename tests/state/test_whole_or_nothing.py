@@ -41,7 +41,7 @@ TARGETS = {
     "onnxruntime-training": ("checkpoint", "onnxruntime:AdamWOptimizer"),
 }
 # Where the target's format needs more than the state: tested by its own tests.
-OTHER: dict[str, str] = {}
+OTHER = {"torch-combined": "tests/converters/torch/test_combined.py"}
 
 
 def _state(size: int = 40_000) -> ox.TrainingState:
