@@ -100,3 +100,58 @@ def _with_vector(op: Op, g: str, ra: int, rb: int) -> Gradients:
         None if da is None else t.reshape_like(t.sum_to(da, wide_a), a),
         None if db is None else t.reshape_like(t.sum_to(db, wide_b), b),
     )
+
+
+@gradient("Einsum")
+def einsum(op: Op, g: str) -> Gradients:
+    """The same product with the output's gradient in an operand's place; axes that only it has are repeated."""
+    t = op.tape
+    terms, out = _terms(op)
+    grads: list[str | None] = []
+    for i, (x, need) in enumerate(zip(op.inputs, op.needs, strict=True)):
+        if not need:
+            grads.append(None)
+            continue
+        others = [j for j in range(len(terms)) if j != i]
+        known = set(out).union(*(terms[j] for j in others))
+        kept = "".join(a for a in terms[i] if a in known)
+        equation = ",".join([out, *(terms[j] for j in others)]) + "->" + kept
+        e = t.op("Einsum", g, *(op.inputs[j] for j in others), equation=equation)
+        t.types[e] = t.types[x]
+        own = [n for n, a in enumerate(terms[i]) if a not in known]
+        if own:
+            # Their size counts; a product over the axis sums equal terms.
+            e = t.expand_like(t.op("Unsqueeze", e, t.ints(*own)), x)
+        elif "." in op.attribute("equation"):
+            e = t.sum_to(e, x)
+        elif x in t.shapes:
+            t.shapes[e] = t.shapes[x]
+        grads.append(e)
+    return grads
+
+
+def _terms(op: Op) -> tuple[list[str], str]:
+    """Letters of the axes of every operand and of the output, with ``...`` written out."""
+    equation = op.attribute("equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    free = [chr(c) for c in (*range(65, 91), *range(97, 123)) if chr(c) not in equation]
+    most = 0
+    for i, term in enumerate(terms):
+        if "..." in term:
+            rank = op.tape.rank(op.inputs[i])
+            if rank is None:
+                raise op.error(f"operand {i} has an unknown rank; export with fixed ranks")
+            n = rank - len(term.replace("...", ""))
+            most = max(most, n)
+            terms[i] = term.replace("...", "".join(free[:n][::-1]))
+    dots = "".join(free[:most][::-1])
+    if arrow:
+        out = right.replace("...", dots)
+    else:
+        letters = "".join(terms)
+        out = dots + "".join(sorted(a for a in set(letters) - set(dots) if letters.count(a) == 1))
+    for term in (*terms, out):
+        if len(set(term)) < len(term):
+            raise op.error(f"equation {equation!r} takes a diagonal, which has no gradient here")
+    return terms, out

@@ -43,6 +43,14 @@ def _rest(op: Op) -> tuple[None, ...]:
     return tuple(None for _ in op.inputs[1:])
 
 
+def _composed(op: Op) -> list[int] | None:
+    """Axes of a reduction that also changes single elements: what it does over none is not agreed on."""
+    axes = _axes(op)
+    if axes == []:
+        raise op.error("reduces no axis (noop_with_empty_axes), expected at least one; leave the node out")
+    return axes
+
+
 @gradient("ReduceSum", "ReduceMean")
 def reduce_sum(op: Op, g: str) -> Gradients:
     axes = _axes(op)
@@ -55,14 +63,45 @@ def reduce_sum(op: Op, g: str) -> Gradients:
 
 @gradient("ReduceSumSquare")
 def reduce_sum_square(op: Op, g: str) -> Gradients:
-    return (op.tape.mul(op.tape.mul(op.x, 2.0), _wide(op, g, _axes(op))), *_rest(op))
+    return (op.tape.mul(op.tape.mul(op.x, 2.0), _wide(op, g, _composed(op))), *_rest(op))
+
+
+@gradient("ReduceL1")
+def reduce_l1(op: Op, g: str) -> Gradients:
+    return (op.tape.mul(op.tape.unary("Sign", op.x), _wide(op, g, _composed(op))), *_rest(op))
+
+
+@gradient("ReduceProd")
+def reduce_prod(op: Op, g: str) -> Gradients:
+    """The product of the others: y/x, and where one element is 0, that one's alone."""
+    t = op.tape
+    axes = _axes(op)
+    if axes == []:
+        return (g, *_rest(op))
+    zero = t.compare("Equal", op.x, 0.0)
+    safe = t.where(zero, 1.0, op.x)
+    product = t.reduce("ReduceProd", safe, axes)
+    zeros = t.reduce("ReduceSum", t.cast(zero, t.types[op.x]), axes)
+    alone = t.where(t.compare("Equal", zeros, 1.0), product, 0.0)
+    none = t.where(t.compare("Equal", zeros, 0.0), product, 0.0)
+    others = t.where(zero, alone, t.div(none, safe))
+    return (t.mul(others, _wide(op, g, axes)), *_rest(op))
+
+
+@gradient("ReduceLogSum")
+def reduce_log_sum(op: Op, g: str) -> Gradients:
+    """1/Σx, which is e⁻ʸ."""
+    t = op.tape
+    axes = _composed(op)
+    each = t.mul(_wide(op, g, axes), t.unary("Exp", t.unary("Neg", _wide(op, op.y, axes))))
+    return (t.expand_like(each, op.x), *_rest(op))
 
 
 @gradient("ReduceL2")
 def reduce_l2(op: Op, g: str) -> Gradients:
     """x/‖x‖, and 0 where the norm is."""
     t = op.tape
-    axes = _axes(op)
+    axes = _composed(op)
     norm = _wide(op, op.y, axes)
     safe = t.where(t.compare("Equal", norm, 0.0), 1.0, norm)
     return (t.mul(op.x, t.div(_wide(op, g, axes), safe)), *_rest(op))
@@ -73,6 +112,8 @@ def reduce_extreme(op: Op, g: str) -> Gradients:
     """To the elements that are the extreme, in equal shares, as PyTorch's amax does."""
     t = op.tape
     axes = _axes(op)
+    if axes == []:
+        return (g, *_rest(op))
     hit = t.cast(t.compare("Equal", op.x, _wide(op, op.y, axes)), t.types[op.x])
     t.shapes[hit] = t.shapes[op.x]
     share = t.div(hit, t.reduce("ReduceSum", hit, axes))
@@ -82,7 +123,7 @@ def reduce_extreme(op: Op, g: str) -> Gradients:
 @gradient("ReduceLogSumExp")
 def reduce_log_sum_exp(op: Op, g: str) -> Gradients:
     t = op.tape
-    axes = _axes(op)
+    axes = _composed(op)
     return (t.mul(t.unary("Exp", t.sub(op.x, _wide(op, op.y, axes))), _wide(op, g, axes)), *_rest(op))
 
 
