@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto as T
 
 from ..backward import Gradients, Op, gradient
-from .convolution import Window, spatial, window
+from .windows import Window, spatial, window
 
 __all__: list[str] = []
 
