@@ -49,6 +49,7 @@ _HOME = {
     "schedule": "schedules",
     "spec": "specs",
     "step": "reference",
+    "training_artifacts": "training",
     "training_graph": "training",
     "training_info": "training",
     "translate": "translation",
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from .state import TrainingState, load, save
     from .state.name_map import read_map
     from .state.rearrange import rearrange
-    from .training import training_graph, training_info
+    from .training import training_artifacts, training_graph, training_info
     from .translation import Report, lower, translate
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import onnx
 
     from .state.training import TrainingState
+    from .translation import Report
 
-__all__ = ["training_graph", "training_info"]
+__all__ = ["training_artifacts", "training_graph", "training_info"]
 
 
 def __getattr__(name: str) -> Any:
@@ -110,6 +111,47 @@ def training_info(
         runtime=runtime,
     )
     return model
+
+
+def training_artifacts(
+    forward: onnx.ModelProto | str | os.PathLike[str],
+    loss: str,
+    state: TrainingState | Spec,
+    folder: str | os.PathLike[str],
+    *,
+    optimizer: str | None = None,
+    allow: str | None = None,
+    loss_options: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    keep: Sequence[str] = (),
+    **meant: Any,
+) -> tuple[list[str], Report]:
+    """The four files of ``onnxruntime.training.api``, from which that build goes on; and what the move cost.
+
+    state: of a run that goes on, its parameters' values replacing the model's; or the spec of a fresh one.
+    optimizer: ``onnxruntime:AdamWOptimizer`` or ``onnxruntime:SGDOptimizerV2``; found by the rule where None.
+    allow: as for `translate`. The others as for `training_graph`.
+
+    The API starts with the learning rate 1e-3 whatever the files say: ``Optimizer.set_learning_rate`` first.
+
+    Raises:
+        VerdictError: the API has no such optimizer. ModelError, CheckpointError: as `training_info`, or the
+            files cannot be written.
+    """
+    from .translation import translate
+
+    info, options = converter("onnx", "training_info"), _meant("training_artifacts", meant)
+    if isinstance(state, Spec):
+        state = info.fresh_state(
+            forward, loss, state, meant=options, loss_options=loss_options, output=output
+        )
+    families = {g.rule.family for g in state.spec.groups}
+    target = optimizer or f"onnxruntime:{'SGDOptimizerV2' if families == {'sgd'} else 'AdamWOptimizer'}"
+    moved, report = translate(state, to=target, allow=allow)
+    paths: list[str] = converter("onnx", "artifacts").write_artifacts(
+        forward, loss, moved, folder, meant=options, keep=keep, output=output, loss_options=loss_options
+    )
+    return paths, report
 
 
 def _meant(caller: str, meant: Mapping[str, Any]) -> Any:

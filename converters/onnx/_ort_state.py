@@ -24,7 +24,18 @@ from ._model import Model, Node
 from ._ort_checkpoint import Checkpoint, is_checkpoint, read_checkpoint, write_checkpoint
 from .dialect import OPTIMIZERS
 
-__all__ = ["FORMAT", "find_checkpoint", "read_state", "read_values", "write_state"]
+__all__ = [
+    "ADAMW",
+    "ENTRIES",
+    "FORMAT",
+    "SGD",
+    "checkpoint_of",
+    "find_checkpoint",
+    "read_state",
+    "read_values",
+    "write_checkpoint",
+    "write_state",
+]
 
 FORMAT = "ort-flatbuffers"
 NOTE = "optexport"
@@ -189,6 +200,18 @@ def write_state(state: NativeState, path: str, *, external_above: int = 1_800 <<
     where = find_checkpoint(path) if os.path.isdir(path) else path
     if where is None:
         raise CheckpointError(f"{path}: expected a folder with one file {_NAME}, found none or several")
+    out = checkpoint_of(state, where)
+    _check_attributes(ENTRIES[str(state.optimizer)], state.groups[0].arguments, where)
+    out.frozen = _frozen(where, out.trainable)
+    write_checkpoint(out, where, external_above=external_above)
+
+
+def checkpoint_of(state: NativeState, where: str) -> Checkpoint:
+    """What the training API holds of a state, nothing frozen; where: what to call the file in messages.
+
+    Raises:
+        CheckpointError: as `write_state`.
+    """
     entry = ENTRIES.get(str(state.optimizer))
     if entry is None or entry.name not in (ADAMW, SGD):
         raise CheckpointError(
@@ -206,17 +229,15 @@ def write_state(state: NativeState, path: str, *, external_above: int = 1_800 <<
             f"{where}: parameters were updated {', '.join(map(str, sorted(steps)))} times; the training API has one "
             "count for all"
         )
-    _check_attributes(entry, arguments, where)
     step = max(steps, default=0)
     out = Checkpoint({p: _float32(state.weights.get(p), p, "values", where) for p in params})
-    out.frozen = _frozen(where, out.trainable)
     for p in params:
         out.states[p] = _momentums(entry, state.slots.get(p, {}), out.trainable[p], p, where)
     out.groups[GROUP] = step, float(arguments["lr"]), params
     kept = {k: v for k, v in arguments.items() if k in entry.arguments and isinstance(v, int | float)}
     note = {"arguments": kept, "optimizer": entry.name, "step": step}
     out.properties[NOTE] = json.dumps(note, sort_keys=True)
-    write_checkpoint(out, where, external_above=external_above)
+    return out
 
 
 def _momentums(
@@ -272,6 +293,7 @@ def _check_attributes(entry: Native, arguments: Mapping[str, Any], where: str) -
     node = _optimizer_node(where)
     if node is None:
         return
+    arguments = {**entry.arguments, **arguments}
     model = _optimizer_model(where)
     if node.op != entry.name:
         raise CheckpointError(f"{where}: {model} beside it has {node.op}; expected {entry.name}")

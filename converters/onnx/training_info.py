@@ -34,7 +34,7 @@ from .training.composites import write_out
 from .training.forward import Meant, read_forward
 from .training_graph import Built, _check_names, build
 
-__all__ = ["TRAINING", "build_training_info", "fresh", "started"]
+__all__ = ["TRAINING", "build_training_info", "exact", "fresh_state", "joined", "started"]
 
 # Key in metadata_props: what the graph's own metadata says, and "behind": updates that a parameter lacks.
 TRAINING = "optexport.training"
@@ -83,10 +83,17 @@ def build_training_info(
     return made
 
 
-def fresh(spec: Spec, params: Mapping[str, np.ndarray]) -> TrainingState:
-    """The state before the first update, every slot at its first value."""
-    spec = spec.settle(params)
-    return TrainingState(spec, dict(params), {}, {n: spec.group(n).first_step for n in params})
+def fresh_state(
+    model: onnx.ModelProto | str | os.PathLike[str], loss: str, spec: Spec, **options: Any
+) -> TrainingState:
+    """The state of a model's own values before the first update."""
+    return started(model, loss, spec, None, **options)[1].state
+
+
+def _fresh(spec: Spec, built: Built) -> TrainingState:
+    spec = spec.settle(built.params)
+    steps = {n: spec.group(n).first_step for n in built.params}
+    return TrainingState(spec, built.params, {}, steps, dtype="float32", buffers=built.buffers)
 
 
 def started(
@@ -108,7 +115,7 @@ def started(
         state = state.without_masters()
     built = build(model, loss, given, steps=None if state is None else state.steps, **options)
     if state is None:
-        state = fresh(given, built.params)
+        state = _fresh(given, built)
     else:
         _check_same(built.params, state)
         state = replace(state, params={n: state.params.get(n, a) for n, a in built.params.items()})
@@ -119,8 +126,8 @@ def _check_same(params: Mapping[str, np.ndarray], state: TrainingState) -> None:
     for name in state.names:
         if name not in params:
             raise ModelError(
-                f"the state has parameter {name!r}, which the model does not train; it trains {', '.join(list(params)[:6])}; "
-                "rename the state's parameters, or say what trains (train=)"
+                f"the state has parameter {name!r}, which the model does not train; it trains "
+                f"{', '.join(list(params)[:6])}; rename the state's parameters, or say what trains (train=)"
             )
     for name, value in params.items():
         if name not in state.names:
