@@ -6,11 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..cli.output import console, hyperparameters, table, verdict_text
-from ..convert import Conversion
 from ..state.inspect import Inspection
 from ..translation import Explanation
 from . import make_data
-from .run import BUNDLE, GRAPH, MODULE, STATES, Continued, Result, ToMXNet
+from .run import (
+    BACK,
+    BUNDLE,
+    CONTINUED,
+    GRAPH,
+    LOSS,
+    MODULE,
+    STATES,
+    WEIGHTS,
+    Back,
+    Continued,
+    Result,
+    ToMXNet,
+)
 
 __all__ = ["show"]
 
@@ -72,16 +84,30 @@ def _explain(found: Sequence[Explanation]) -> None:
             _line(f"  drops {dropped}")
 
 
-def _convert(found: Conversion) -> None:
-    _head(3, "The state as a bundle, its rule as an ONNX graph")
-    _command(f"convert {_CHECKPOINT} {BUNDLE} --emit-optimizer {GRAPH}")
-    _line(_verdict_and(found.verdict, f"{found.tensors} tensors, {found.bytes} bytes"))
+def _convert(found: Result) -> None:
+    assert found.converted is not None
+    _head(3, "The state as a bundle; the model with loss, gradient and update as one ONNX graph")
+    _command(f"convert {_CHECKPOINT} {BUNDLE}")
+    _line(
+        _verdict_and(
+            found.converted.verdict, f"{found.converted.tensors} tensors, {found.converted.bytes} bytes"
+        )
+    )
+    _command(f"training-graph {make_data.FORWARD} --loss {LOSS} --state {BUNDLE} -o {GRAPH}")
+    _line(f"{found.nodes} nodes of plain operators")
 
 
 def _continue(found: Continued) -> None:
     good = found.runs[0]
     updates = ", ".join(map(str, make_data.RECORDED_AT))
-    _head(4, f"{make_data.CONTINUED} more updates on {found.runtime}, gradients by NumPy")
+    _head(4, f"{make_data.CONTINUED} more updates on {found.runtime}, by nothing else")
+    rows = []
+    for n in make_data.RECORDED_AT:
+        ours, theirs = good.losses[n - 1], found.recorded_losses[n - 1]
+        rows.append(
+            [str(make_data.SAVED_AT + n), f"{theirs:.8f}", f"{ours:.8f}", _number(abs(ours - theirs))]
+        )
+    table(["update", "loss, PyTorch", "loss, here", "difference"], rows, right=(0, 1, 2, 3))
     _line(f"largest relative difference from PyTorch after {updates} updates:")
     keys = ("param", *_SLOTS)
     rows = [[name, *[_number(errors[k]) for k in keys]] for name, errors in good.errors.items()]
@@ -92,13 +118,21 @@ def _continue(found: Continued) -> None:
     table(["", "param", "loss", "mean loss"], rows, right=(1, 2, 3))
 
 
+def _back(found: Back) -> None:
+    _head(5, f"Update {found.step} as a checkpoint for PyTorch")
+    _command(f"convert {CONTINUED} {BACK} --to torch-combined")
+    _line(_verdict_and(found.converted.verdict, f"for {found.converted.optimizer}, with the weights"))
+
+
 def _mxnet(found: ToMXNet) -> None:
-    _head(5, "The same state for MXNet")
-    _command(f"convert {_CHECKPOINT} {STATES} --optimizer mxnet:adam")
+    _head(6, "The same for MXNet")
+    _command(f"convert {CONTINUED} {STATES} --optimizer mxnet:adam")
     _line(_verdict_and(found.verdict, found.refusal))
-    _command(f"convert {_CHECKPOINT} {STATES} --emit-optimizer {MODULE}")
+    _command(f"convert {CONTINUED} {STATES} --emit-optimizer {MODULE}")
     name = found.emitted.optimizer
     _line(_verdict_and(found.emitted.verdict, f"for {name}, an MXNet optimizer with this rule"))
+    _command(f"convert {CONTINUED} {WEIGHTS}")
+    _line(_verdict_and(found.weights.verdict, "the weights"))
 
 
 def _verdict_and(verdict: str, text: str) -> Any:
@@ -120,6 +154,10 @@ def _verdict(result: Result) -> None:
     word = "[bold green]PASS[/bold green]" if result.passed else "[bold red]FAIL[/bold red]"
     kept = f"; the files are in {result.folder}" if result.folder else ""
     console().print(f"{word}  in {result.seconds:.1f} s{kept}")
+    if result.plot:
+        console().print(f"the loss curves over each other: {result.plot}", markup=False)
+    elif result.no_plot:
+        console().print(f"no picture of the loss curves: {result.no_plot}", markup=False)
 
 
 def _number(value: Any) -> str:
@@ -131,6 +169,7 @@ _STAGES: dict[str, Any] = {
     "explain": _explain,
     "convert": _convert,
     "continue": _continue,
+    "back": _back,
     "mxnet": _mxnet,
     "verdict": _verdict,
 }

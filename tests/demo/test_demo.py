@@ -18,18 +18,21 @@ import optexport as ox
 from optexport.cli import main
 from optexport.converters.torch import checkpoint
 from optexport.demo import make_data, run
-from optexport.demo.network import loss_and_gradients
-from optexport.demo.session import GraphSession
 from optexport.demo.show import show
 from optexport.errors import CheckpointError
 from optexport.state import TrainingState
 from optexport.state.inspect import inspect
 from optexport.state.lift import native_state
 
+from .network import loss_and_gradients
+
 pytest.importorskip("onnxruntime")
 
 NAMES = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
 SHAPES = {"hidden.weight": (32, 64), "hidden.bias": (32,), "output.weight": (10, 32), "output.bias": (10,)}
+
+# What the commands that it shows write.
+MADE = (run.BUNDLE, run.GRAPH, run.BACK, run.STATES, run.MODULE, run.WEIGHTS)
 
 # Runs the code after it as if these were not installed.
 WITHOUT = """
@@ -62,16 +65,17 @@ def failed(result: run.Result) -> list[str]:
     return [c["what"] for c in result.checks if not c["passed"]]
 
 
-def test_command_prints_json_and_passes_in_under_a_minute() -> None:
+def test_command_prints_json_and_passes_in_under_a_minute(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "optexport", "demo", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["passed"] is True and found["seconds"] < 60
     assert found["inspected"]["optimizer"] == "torch:AdamW" and found["inspected"]["step"] == 100
     assert [e["verdict"] for e in found["explained"]] == ["exact", "lossy"]
     assert found["converted"]["verdict"] == "exact"
-    assert len(found["continued"]["runs"]) == 3
+    assert len(found["continued"]["runs"]) == 3 and found["continued"]["by_itself"] == 50
+    assert found["back"]["step"] == 150 and found["back"]["converted"]["optimizer"] == "torch:AdamW"
     assert found["mxnet"]["verdict"] == "refused" and "weight_decay" in found["mxnet"]["refusal"]
     assert "\n" not in found["mxnet"]["refusal"]
 
@@ -99,23 +103,23 @@ def test_shows_every_stage_and_keeps_the_files(tmp_path: Path, capsys: pytest.Ca
     result = run.work(str(tmp_path / "kept"), show)
     text = capsys.readouterr().out
     assert result.passed and "PASS" in text and "FAIL" not in text
-    for number in range(1, 6):
+    for number in range(1, 7):
         assert f"\n{number}  " in text
     kept = sorted(os.listdir(tmp_path / "kept"))
-    assert kept == sorted([make_data.CHECKPOINT, run.BUNDLE, run.GRAPH, run.STATES, run.MODULE])
+    assert kept == sorted([make_data.CHECKPOINT, make_data.FORWARD, run.CONTINUED, *MADE])
 
 
 def test_commands_that_it_shows_do_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run.work(str(tmp_path), show)
     assert result.converted is not None
-    before = {
-        name: (tmp_path / name).read_bytes() for name in (run.BUNDLE, run.GRAPH, run.STATES, run.MODULE)
-    }
+    before = {name: (tmp_path / name).read_bytes() for name in MADE}
+    for name in MADE:
+        (tmp_path / name).unlink()
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     commands = [
         line.removeprefix("$ optexport ").split() for line in lines if line.startswith("$ optexport ")
     ]
-    assert len(commands) == 6
+    assert len(commands) == 9
     there = os.getcwd()
     os.chdir(tmp_path)
     try:
@@ -126,8 +130,8 @@ def test_commands_that_it_shows_do_what_it_did(tmp_path: Path, capsys: pytest.Ca
             codes.append(stopped.value.code)
     finally:
         os.chdir(there)
-    # The fifth is the conversion to mxnet:adam, which is refused.
-    assert codes == [0, 0, 0, 0, 1, 0]
+    # The seventh is the conversion to mxnet:adam, which is refused.
+    assert codes == [0, 0, 0, 0, 0, 0, 1, 0, 0]
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
 
 
@@ -200,7 +204,7 @@ def test_failure_is_exit_code_1(
 ) -> None:
     write(later(state), tmp_path / "damaged.pt")
     work = run.work
-    monkeypatch.setattr(run, "work", lambda keep, show: work(keep, show, tmp_path / "damaged.pt"))
+    monkeypatch.setattr(run, "work", lambda keep, show, plot: work(keep, show, tmp_path / "damaged.pt"))
     for arguments in (["demo"], ["demo", "--json"]):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
@@ -285,6 +289,7 @@ def test_script_makes_these_files_again(tmp_path: Path) -> None:
     """Rounding differs between machines, so numbers are compared, not bytes."""
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
+    pytest.importorskip("onnxscript")
     code = (
         f"from pathlib import Path\nfrom optexport.demo.make_data import main\nmain(Path({str(tmp_path)!r}))"
     )
@@ -299,11 +304,43 @@ def test_script_makes_these_files_again(tmp_path: Path) -> None:
     ]
 
 
-def test_session_starts_slots_at_zero_where_none_are_given(state: TrainingState, tmp_path: Path) -> None:
-    run.work(str(tmp_path))
-    running = GraphSession(tmp_path / run.GRAPH, state.params, None, 0)
-    assert running.step_count == 0 and set(running.slots) == set(NAMES)
-    assert all(not a.any() for held in running.slots.values() for a in held.values())
+def test_forward_model_is_the_checkpoints_and_names_no_machine(state: TrainingState) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(run.FORWARD)
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    assert set(held) == set(NAMES)
+    for name in NAMES:
+        assert held[name].tobytes() == state.params[name].tobytes()
+    assert [i.name for i in model.graph.input] == ["pixels"]
+    data = run.FORWARD.read_bytes()
+    assert b".py" not in data and b"site-packages" not in data
+
+
+def test_picture_has_both_curves_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    drawn: dict[str, Any] = {}
+    plot = run.loss_plot
+    monkeypatch.setattr(
+        run, "loss_plot", lambda path, curves, **o: (drawn.update(curves), plot(path, curves, **o))
+    )
+    result = run.work(plot=str(tmp_path / "loss.png"))
+    assert result.plot == str(tmp_path / "loss.png") and result.no_plot is None
+    assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    pytorch, here, restarted = drawn.values()
+    assert len(pytorch) == len(here) == len(restarted) == make_data.CONTINUED
+    assert max(abs(a - b) for a, b in zip(pytorch, here, strict=True)) < 1e-6
+    assert max(abs(a - b) for a, b in zip(pytorch, restarted, strict=True)) > 1e-2
+
+
+def test_without_matplotlib_there_is_no_picture_and_the_reason_is_told(tmp_path: Path) -> None:
+    code = "from optexport.cli import main\nmain(['demo', '--plot', 'loss.png'])"
+    script = WITHOUT.format(absent=("matplotlib",)) + code
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no picture of the loss curves: loss.png: a plot needs matplotlib" in done.stdout
+    assert not os.listdir(tmp_path)
 
 
 def test_missing_checkpoint_is_an_error(tmp_path: Path) -> None:

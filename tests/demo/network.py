@@ -1,4 +1,4 @@
-"""The demonstration's network in NumPy: what a run needs besides its optimizer."""
+"""The demonstration's network in NumPy, for float64: what a run needs besides its optimizer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["OPERATIONS", "loss_and_gradients"]
-
-# Roundings in a row on the longest way from an image to a gradient: sums over 64 pixels, 32 hidden
-# units and 10 classes forwards, over 10 classes and 64 images backwards, and some 20 operations
-# between them (scaling, biases, tanh and its slope, softmax).
-OPERATIONS = 64 + 32 + 10 + 10 + 64 + 20
+__all__ = ["loss_and_gradients"]
 
 
 def loss_and_gradients(
