@@ -1,24 +1,17 @@
-"""The parity table: one record a case. A new optimizer is proven by adding rows in ``rows/``, one file a
-family.
+"""The parity table (`optexport.parity.table`), as the tests run it.
 
 `NATIVE` rows are checked against the real framework, emitted on every backend, and mutated.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-from tests.parity import rows
-from tests.parity.record import Row
+from optexport.parity.record import Row
+from optexport.parity.table import table
+from tests.parity.rows import chain
 
 __all__ = ["NATIVE", "NATIVE_CASES", "Row"]
 
-NATIVE: list[Row] = [
-    row
-    for module in sorted(m.name for m in pkgutil.iter_modules(rows.__path__))
-    for row in importlib.import_module(f"{rows.__name__}.{module}").ROWS
-]
+NATIVE: list[Row] = [*table(), *chain.ROWS]
 
 # (row, dtype) of every case that the framework can run.
 NATIVE_CASES = [(row, dtype) for row in NATIVE for dtype in row.dtypes]

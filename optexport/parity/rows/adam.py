@@ -1,6 +1,6 @@
 """Rows of the adam family."""
 
-from tests.parity.record import (
+from ..record import (
     ADAM_TEXT,
     F32,
     MLX32,

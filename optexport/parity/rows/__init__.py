@@ -1,0 +1,1 @@
+"""Rows of the parity table, one file a family."""

@@ -1,0 +1,18 @@
+"""Rows of the lbfgs family. Optax' is run on a convex function in test_lbfgs.py: it has the last step as a
+difference of two parameters, which float32 loses where the standard problem's gradients are tiny."""
+
+from ..record import torch
+
+# yᵀs of nearly orthogonal vectors: its condition number is ‖y‖‖s‖ / yᵀs, at most this for a pair that is
+# kept in the standard problem (whose gradients are random, of no function).
+ORTHOGONAL = 32.0
+
+# Some gradients are small in one parameter, some in both.
+COARSE = 1.7
+ROWS = [
+    torch("LBFGS", "coarse tolerance", lr=0.1, history_size=3, max_iter=1, tolerance_grad=COARSE,
+          amplification=ORTHOGONAL),
+    torch("LBFGS", "history of 2", lr=0.1, history_size=2, max_iter=1, amplification=ORTHOGONAL),
+    torch("LBFGS", "ascent along a direction", lr=0.1, history_size=2, max_iter=1, tolerance_change=30.0,
+          tolerance_grad=COARSE, amplification=ORTHOGONAL),
+]  # fmt: skip
