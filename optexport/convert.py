@@ -255,7 +255,7 @@ def _translated(
     best: tuple[int, str] | None = None
     reasons = []
     for entry in natives()[framework].values():
-        if any(entry.family != g.rule.family for g in state.spec.groups):
+        if entry.asked or any(entry.family != g.rule.family for g in state.spec.groups):
             continue
         try:
             _, report = translate(state, entry.qualified, allow="lossy", lr=lr)
@@ -265,6 +265,8 @@ def _translated(
         rank = LEVELS.index(report.verdict)
         if best is None or rank < best[0]:
             best = rank, entry.qualified
+        if rank == 0:  # nothing is better, and each try goes over the whole state
+            break
     if best is None:
         raise VerdictError(
             reasons[0]

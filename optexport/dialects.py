@@ -98,6 +98,8 @@ class Native:
         lacks the reduced axis.
     note: what a person should know about this optimizer.
     class_name: what its files call it, where that is not ``name``.
+    asked: taken only when it is named: a run cannot simply go on in it (an operator without files of
+        its own, a class for sparse gradients alone).
     """
 
     framework: str
@@ -124,6 +126,7 @@ class Native:
     layouts: Mapping[str, tuple[Layout, Layout]] = field(default_factory=dict)
     note: str = ""
     class_name: str = ""
+    asked: bool = False
 
     @property
     def qualified(self) -> str:

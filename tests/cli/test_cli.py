@@ -614,3 +614,11 @@ def test_a_reader_that_goes_away_is_told_nothing():
 def test_output_has_no_colour_where_nobody_looks():
     done = process("inspect", BUNDLE, env={**os.environ, "TERM": "xterm-256color"})
     assert "\x1b" not in done.stdout and done.stdout.isascii() is False
+
+
+def test_an_optimizer_that_must_be_named_is_not_chosen(run, tmp_path, model):
+    """AdamW goes exactly into MXNet's operator, which has no states file; the class for it has another rule."""
+    found = run(
+        "convert", TORCH / "adamw.pt", tmp_path / "o.states", "--model", model, "--allow", "lossy", "--json"
+    )
+    assert found.code == 0 and found.json["optimizer"] == "mxnet:adam" and found.json["verdict"] != "exact"

@@ -63,6 +63,7 @@ ROWS = (
         },
         slots=MOMENTS,
         split=_split_eta,
+        asked=True,
         note="an operator, not a class; it skips an update whose rescale tensor is 0, NaN or infinite",
     ),
 )

@@ -100,6 +100,7 @@ ROWS = (
         aliases=ALIASES,
         step_slot="step",
         inert=INERT,
+        asked=True,
         note="takes sparse gradients alone, and moves the rows that a gradient holds; the rule moves all",
     ),
 )
