@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from types import TracebackType
@@ -21,6 +22,8 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 
+from ._attributes import texts_of
+
 __all__ = ["H5", "SIGNATURE", "Mapped", "import_h5py"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -29,7 +32,6 @@ _ENTRIES = 1_000_000
 _FILTERS = {1: "gzip", 2: "shuffle"}
 # What may come out of packed and small datasets of a file, whose length is multiplied.
 _UNPACKED, _RATIO = 64 << 20, 8
-_NAMES = 1_000_000  # bytes of one attribute with names: Keras cuts them at 64 KiB
 
 
 def import_h5py(where: str) -> Any:
@@ -80,6 +82,7 @@ class H5:
     def __init__(self, data: memoryview, where: str) -> None:
         self._h5py, self._data, self._where = import_h5py(where), data, where
         self._unpacked = max(_UNPACKED, _RATIO * len(data))
+        self._known: dict[str, dict[str, list[str]]] = {}
         try:
             self._file = self._h5py.File(Mapped(data), "r")
         except (OSError, ValueError, RuntimeError) as error:
@@ -105,39 +108,31 @@ class H5:
 
     def attribute(self, path: str, name: str) -> str | None:
         """A text attribute of the object at ``path``, None where there is none."""
-        thing = self._at(path)
-        with self._damage(f"{path}, attribute {name}"):
-            value = None if thing is None else thing.attrs.get(name)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        return value if isinstance(value, str) else None
+        found = self._texts(path).get(name)
+        return found[0] if found else None
 
     def texts(self, path: str, name: str) -> list[str]:
         """A list of texts among the attributes of the object at ``path``, which Keras cuts into ``name0``, ``name1``, …
         where it is long; empty where there is none.
 
         Raises:
-            CheckpointError: it is no list of texts.
+            CheckpointError: the attributes are damaged.
         """
+        held = self._texts(path)
+        if name in held:
+            return held[name]
+        parts = itertools.takewhile(held.__contains__, (f"{name}{i}" for i in itertools.count()))
+        return [text for part in parts for text in held[part]]
+
+    def _texts(self, path: str) -> dict[str, list[str]]:
         thing = self._at(path)
         if thing is None:
-            return []
-        out: list[str] = []
-        parts = [name] if name in thing.attrs else (f"{name}{i}" for i in range(_ENTRIES))
-        for part in parts:
-            with self._damage(f"{path}, attribute {part}"):
-                if part not in thing.attrs:
-                    break
-                attribute = thing.attrs.get_id(part)
-                size = math.prod(attribute.shape or ()) * attribute.dtype.itemsize
-                if len(attribute.shape or ()) > 1 or size > min(_NAMES, len(self._data)):
-                    raise CheckpointError(
-                        f"{self._where}: {path}, attribute {part}: expected a list of names, found {size} bytes of shape "
-                        f"{attribute.shape}; the file is damaged"
-                    )
-                held = np.atleast_1d(thing.attrs[part])
-            out += [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in held.tolist()]
-        return out
+            return {}
+        with self._damage(path):
+            address = int(self._h5py.h5o.get_info(thing.id).addr)
+        if path not in self._known:
+            self._known[path] = texts_of(self._data, address, f"{self._where}: {path or '/'}")
+        return self._known[path]
 
     def variables(self, path: str) -> list[np.ndarray]:
         """The datasets ``0``, ``1``, … of the group at ``path``.

@@ -64,7 +64,7 @@ def read_weights(path: str) -> Weights:
 
 def _open(path: str) -> tuple[Container, dict[str, Any] | None]:
     """What holds the variables, and ``config.json`` where there is one."""
-    if is_shard_list(path):
+    if is_shard_list(path) or path.lower().endswith(".weights.json"):
         return Shards(path), None
     data = map_file(path)
     if bytes(data[:8]) == SIGNATURE:

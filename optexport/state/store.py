@@ -154,6 +154,14 @@ def _named(
         if weights is not None and set(keys) <= set(weights.tensors):
             tensors = {called.get(n, n): a for n, a in weights.tensors.items()}
             weights = Weights(tensors, weights.ordered)
+        elif (
+            weights is not None
+            and weights.tensors is native.weights
+            and not (native.named or set(state.names) <= set(weights.tensors))
+        ):
+            # Places in a file, and positions in an optimizer: nothing says which weight is whose.
+            said = "the file's own weights are known by their places alone; left out"
+            return replace(state, warnings=(*state.warnings, said))
     elif not native.named:
         if weights is None:
             return replace(
