@@ -42,6 +42,8 @@ def simplify(proto: onnx.ModelProto, tape: Tape, params: Mapping[str, np.ndarray
         ModelError: shape inference finds the model inconsistent.
     """
     nodes = list(proto.graph.node)
+    for node in nodes:
+        _complete(node, tape)
     for _ in range(4):
         _infer(proto, nodes, tape, params)
         folded = _Folder(tape).run(nodes)
@@ -183,6 +185,8 @@ class _Folder:
         if kind == "Shape":
             shape = self.tape.shapes.get(node.input[0])
             return None if shape is None else list(shape[attributes.get("start", 0) : attributes.get("end")])
+        if kind == "Size" and (size := self.tape.static(node.input[0])) is not None:
+            return [int(np.prod(size, dtype=np.int64))]
         if kind not in ("Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity"):
             return None
         if kind == "Cast" and attributes["to"] not in (T.INT64, T.INT32):
@@ -243,7 +247,7 @@ def _expanded(node: onnx.NodeProto, tape: Tape) -> Iterator[onnx.NodeProto]:
     if body is None:
         yield node
         return
-    names = dict(zip(body.input, node.input, strict=False))
+    names = dict.fromkeys(body.input, "") | dict(zip(body.input, node.input, strict=False))
     names |= {
         o: (made or tape.fresh(f"{node.output[0]}/{o}"))
         for o, made in zip(body.output, node.output, strict=False)
@@ -252,6 +256,7 @@ def _expanded(node: onnx.NodeProto, tape: Tape) -> Iterator[onnx.NodeProto]:
     for inner in body.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(inner)
+        copy.name = ""  # the runtime wants names of nodes to be unique
         for held in (copy.input, copy.output):
             for i, name in enumerate(held):
                 if name:
@@ -267,22 +272,38 @@ def _expanded(node: onnx.NodeProto, tape: Tape) -> Iterator[onnx.NodeProto]:
         yield copy
 
 
+def _complete(node: onnx.NodeProto, tape: Tape) -> None:
+    """Write down the defaults that the operator's function body refers to: inference takes them from the node."""
+    if node.domain in ("", "ai.onnx") and not handled(node.op_type) and onnx.defs.has(node.op_type, tape.opset):
+        given = {a.name for a in node.attribute}
+        schema: Any = onnx.defs.get_schema(node.op_type, tape.opset, "")
+        if schema.has_function:
+            node.attribute.extend(
+                a.default_value
+                for n, a in schema.attributes.items()
+                if n not in given and a.default_value.name
+            )
+
+
 def _body(node: onnx.NodeProto, tape: Tape) -> onnx.FunctionProto | None:
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, tape.opset, "")
     except onnx.defs.SchemaError:
         return None
     function = onnx.FunctionProto()
+    # A body is written in one version of the operators, the newest that the model may have is meant.
     if schema.has_function:
-        function.ParseFromString(schema.get_function_with_opset_version(schema.since_version))
+        version = max(v for v in schema.function_opset_versions if v <= tape.opset)
+        function.ParseFromString(schema.get_function_with_opset_version(version))
         return function
     if schema.has_context_dependent_function:
         types = [
-            helper.make_tensor_type_proto(tape.types.get(i, T.FLOAT), None).SerializeToString()
+            helper.make_tensor_type_proto(tape.types.get(i, T.FLOAT), tape.shapes.get(i)).SerializeToString()
             for i in node.input
         ]
+        version = max(v for v in schema.context_dependent_function_opset_versions if v <= tape.opset)
         made = schema.get_context_dependent_function_with_opset_version(
-            schema.since_version, node.SerializeToString(), types
+            version, node.SerializeToString(), types
         )
         function.ParseFromString(made)
         return function if function.node else None
