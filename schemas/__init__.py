@@ -13,10 +13,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT_VERSION", "message"]
+__all__ = ["FORMAT_VERSION", "SPEC_VERSION", "message"]
 
-# Version of the wire form that this release writes; it reads every version up to this one.
-FORMAT_VERSION = 1
+# The newest versions of a manifest and of a spec; this release reads every version up to them. It writes the
+# oldest that can say what there is to say: 2 for a manifest with buffers, else 1.
+FORMAT_VERSION = 2
+SPEC_VERSION = 1
 
 
 @cache

@@ -8,6 +8,7 @@ never rewritten, and a new version of the format gets files of its own beside it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -20,6 +21,7 @@ from optexport.state.manifest import spec_text
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 BUNDLE = GOLDEN / "bundle_v1.safetensors"
+BUNDLE_2 = GOLDEN / "bundle_v2.safetensors"
 
 
 def bits(dtype: object, start: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -64,6 +66,12 @@ def state() -> TrainingState:
     )
 
 
+def state_with_buffers() -> TrainingState:
+    """The same with what a training graph carries beside: running statistics, dropout's seed. Version 2."""
+    buffers = {"bn.running_mean": bits(np.float32, 1 << 27, (8,)), "seed": np.array(7, np.int64)}
+    return replace(state(), buffers=buffers)
+
+
 def specs() -> dict[str, ox.Spec]:
     """One spec a rule of the catalogue, and one of a framework's own optimizer with groups."""
     made = {f"spec_{name}": ox.spec(name) for name in CATALOGUE}
@@ -77,6 +85,10 @@ def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     if not BUNDLE.exists():
         bundle.write(state(), str(BUNDLE))
+    if not BUNDLE_2.exists():
+        bundle.write(state_with_buffers(), str(BUNDLE_2))
+        sharded = BUNDLE_2.with_name("bundle_v2_sharded.safetensors")
+        bundle.write(state_with_buffers(), str(sharded), shard_size=200)
     for name, spec in specs().items():
         path = GOLDEN / f"{name}_v1.json"
         if not path.exists():

@@ -1,6 +1,6 @@
 """The bundle: one ``.safetensors`` file with the manifest in its metadata.
 
-Tensors are named ``<param>`` and ``<param>/<slot>``. Equal states give equal bytes: tensors are
+Tensors are named ``<param>``, ``<param>/<slot>`` and ``<buffer>``. Equal states give equal bytes: tensors are
 in sorted order, the manifest is canonical.
 
 A large one may be in shards, ``name-00001-of-00003.safetensors`` and so on, with the manifest in the
@@ -78,6 +78,10 @@ def write(
                     f"{path}: parameter {key!r} and slot {slot!r} of {name!r} have one name; rename the parameter"
                 )
             tensors[key] = array
+    for name, array in state.buffers.items():
+        if name in tensors:
+            raise CheckpointError(f"{path}: buffer {name!r} has the name of a parameter or slot; rename it")
+        tensors[name] = array
 
     def meta(sums: Mapping[str, str]) -> dict[str, str]:
         return {KEY: message_text(_manifest(state, sums))}
@@ -90,11 +94,12 @@ def write(
 
 
 def _check_names(state: TrainingState, path: str) -> None:
-    for name in state.names:
+    for name in (*state.names, *state.buffers):
         if name == "__metadata__" or not is_text(name):
             raise CheckpointError(
                 f"{path}: parameter {name!r}: a bundle cannot have this name; rename the parameter"
             )
+    for name in state.names:
         if not 0 <= state.steps[name] < 1 << 64:
             raise CheckpointError(
                 f"{path}: parameter {name!r}: expected a step count ≥ 0, found {state.steps[name]}"
@@ -103,9 +108,9 @@ def _check_names(state: TrainingState, path: str) -> None:
 
 def _manifest(state: TrainingState, sums: Mapping[str, str]) -> Any:
     """sums: sha256 of each tensor, by its name in the file."""
-    from optexport.schemas import FORMAT_VERSION, message
+    from optexport.schemas import message
 
-    m = message("Manifest")(version=FORMAT_VERSION, dialect=state.dialect)
+    m = message("Manifest")(version=2 if state.buffers else 1, dialect=state.dialect)
     m.spec.CopyFrom(spec_to_message(state.spec))
     m.provenance.extend(state.provenance)
     for name in state.ordered_names:
@@ -114,6 +119,8 @@ def _manifest(state: TrainingState, sums: Mapping[str, str]) -> Any:
             _describe(p.value, state.params[name], sums[name])
         for slot, array in state.slots.get(name, {}).items():
             _describe(p.slots[slot], array, sums[f"{name}/{slot}"])
+    for name, array in state.buffers.items():
+        _describe(m.buffers[name], array, sums[name])
     return m
 
 
@@ -156,12 +163,31 @@ def read(path: str, *, verify: bool = False) -> TrainingState:
             slots.setdefault(p.name, {})[slot] = _take(
                 path, tensors, f"{p.name}/{slot}", described, taken, verify
             )
+    buffers = {}
+    for name, described in sorted(m.buffers.items()):
+        if name in taken:
+            raise CheckpointError(f"{path}: tensor {name!r} is in the manifest twice; the file was changed")
+        buffers[name] = _take(path, tensors, name, described, taken, verify)
     extra = sorted(set(tensors) - taken)
     if extra:
         raise CheckpointError(f"{path}: tensor {extra[0]!r} is not in the manifest; the file was changed")
     spec = spec_from_message(m.spec, path)
     _agree(path, spec, params, slots, steps)
-    return TrainingState(spec, params, slots, steps, dialect=m.dialect, provenance=tuple(m.provenance))
+    return TrainingState(
+        spec,
+        params,
+        slots,
+        steps,
+        dialect=m.dialect,
+        provenance=tuple(m.provenance),
+        warnings=(_only_here(buffers),) if buffers else (),
+        buffers=buffers,
+    )
+
+
+def _only_here(buffers: Mapping[str, Any]) -> str:
+    some = ", ".join(list(buffers)[:3]) + (f", … {len(buffers)} in all" if len(buffers) > 3 else "")
+    return f"carries what is the model's and no optimizer's ({some}); only a bundle and the model's own file hold it"
 
 
 def _contents(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -229,6 +255,7 @@ def digests(path: str) -> dict[str, str]:
     """Tensor name -> sha256, as the manifest has them."""
     m = parse_message("Manifest", (index_metadata(path) if is_index(path) else metadata(path)[1])[KEY], path)
     out = {p.name: p.value.sha256 for p in m.parameters if p.carried}
+    out |= {name: t.sha256 for name, t in m.buffers.items()}
     return out | {f"{p.name}/{slot}": t.sha256 for p in m.parameters for slot, t in p.slots.items()}
 
 

@@ -63,11 +63,11 @@ def parse_message(name: str, text: str, where: str) -> Any:
         m = json_format.Parse(text, message(name)())
     except Exception as e:  # which ones a hostile text raises differs between releases of protobuf
         # A newer version may have fields that this one does not know.
-        _check_version(_version(text), where)
+        _check_version(name, _version(text), where)
         raise CheckpointError(
             f"{where}: expected a {name} in optexport's JSON, found {' '.join(str(e).split())[:120]}"
         ) from None
-    _check_version(m.version, where)
+    _check_version(name, m.version, where)
     if not m.version:
         raise CheckpointError(f"{where}: expected a {name} with a format version, found none")
     return m
@@ -81,19 +81,20 @@ def _version(text: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _check_version(found: int, where: str) -> None:
-    from optexport.schemas import FORMAT_VERSION
+def _check_version(name: str, found: int, where: str) -> None:
+    from optexport.schemas import FORMAT_VERSION, SPEC_VERSION
 
-    if found > FORMAT_VERSION:
+    newest = FORMAT_VERSION if name == "Manifest" else SPEC_VERSION
+    if found > newest:
         raise CheckpointError(
-            f"{where}: format version {found}; this optexport reads up to {FORMAT_VERSION}, install a newer one"
+            f"{where}: format version {found}; this optexport reads up to {newest}, install a newer one"
         )
 
 
 def spec_to_message(spec: Spec) -> Any:
-    from optexport.schemas import FORMAT_VERSION, message
+    from optexport.schemas import SPEC_VERSION, message
 
-    out = message("Spec")(version=FORMAT_VERSION)
+    out = message("Spec")(version=SPEC_VERSION)
     for group in spec.groups:
         if group.stated is not None:
             # What was put inside the rule to run it is stated as it was.

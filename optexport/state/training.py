@@ -147,4 +147,5 @@ class TrainingState:
             slots=rename(self.slots),
             steps=rename(self.steps),
             shapes=rename(self.shapes),
+            buffers=rename(self.buffers),
         )

@@ -120,8 +120,8 @@ def test_an_empty_message():
     assert refused(message("Program")()) == "rule: expected an output 'param', found none"
 
 
-def test_the_format_version_is_one():
-    assert FORMAT_VERSION == 1  # a change of it needs a new golden file beside the old ones
+def test_the_format_version_is_two():
+    assert FORMAT_VERSION == 2  # a change of it needs a new golden file beside the old ones
 
 
 def test_protobuf_in_pure_python():

@@ -22,7 +22,7 @@ from optexport.dialects import natives
 from optexport.errors import CheckpointError, HyperparameterError, OptexportError
 from optexport.state import MASTER, TrainingState, bundle
 from optexport.state.safetensors import is_safetensors
-from tests.make_golden import BUNDLE, bits, specs, state
+from tests.make_golden import BUNDLE, BUNDLE_2, bits, specs, state, state_with_buffers
 
 # The header's fields, and what a test makes of them.
 
@@ -56,6 +56,10 @@ def equal(a: TrainingState, b: TrainingState) -> None:
         assert a.slots.get(name, {}).keys() == b.slots.get(name, {}).keys()
         for slot, x, y in pairs:
             assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()), (name, slot)
+    assert a.buffers.keys() == b.buffers.keys()
+    for name, x in a.buffers.items():
+        y = b.buffers[name]
+        assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()), name
 
 
 # Golden.
@@ -68,6 +72,26 @@ def test_the_golden_bundle_opens_with_all_that_was_put_in():
 def test_the_golden_bundle_is_what_is_written_today(tmp_path):
     bundle.write(state(), str(tmp_path / "new.safetensors"))
     assert (tmp_path / "new.safetensors").read_bytes() == BUNDLE.read_bytes()
+
+
+def test_a_bundle_with_buffers_is_of_version_two(tmp_path):
+    path = tmp_path / "new.safetensors"
+    bundle.write(state_with_buffers(), str(path))
+    assert path.read_bytes() == BUNDLE_2.read_bytes()
+    found = bundle.read(str(path), verify=True)
+    equal(state_with_buffers(), found)
+    assert found.warnings == (
+        "carries what is the model's and no optimizer's (bn.running_mean, seed); only a bundle and the model's own "
+        "file hold it",
+    )
+    assert set(bundle.digests(str(path))) - set(bundle.digests(str(BUNDLE))) == {"bn.running_mean", "seed"}
+
+
+def test_a_buffer_with_the_name_of_a_parameter(tmp_path):
+    clash = replace(state(), buffers={"fc.weight": np.zeros(2, np.float32)})
+    with pytest.raises(CheckpointError, match=r"buffer 'fc\.weight' has the name of a parameter or slot"):
+        bundle.write(clash, str(tmp_path / "x.safetensors"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_read_is_written_back_byte_for_byte(tmp_path):
@@ -372,8 +396,8 @@ def hyper(value):
         (not_in_spec, "parameter 'scale' of the manifest is in no group of the spec; the file was changed"),
         (not_in_manifest, "parameter 'ghost' of the spec is not in the manifest; the file was changed"),
         (in_two_groups, "parameter 'scale' is in two groups of the spec; the file was changed"),
-        (top("version", 2), "format version 2; this optexport reads up to 1, install a newer one"),
-        (top("version", 10**12), f"format version {10**12}; this optexport reads up to 1, install a newer one"),
+        (top("version", 3), "format version 3; this optexport reads up to 2, install a newer one"),
+        (top("version", 10**12), f"format version {10**12}; this optexport reads up to 2, install a newer one"),
         (top("version", 0), "expected a Manifest with a format version, found none"),
         (top("surprise", 1), "expected a Manifest in optexport's JSON, found "),
         (top("parameters", 7), "expected a Manifest in optexport's JSON, found "),
@@ -406,7 +430,7 @@ def test_a_newer_version_is_named_even_where_it_has_new_fields(tmp_path):
     def newer(m, h):
         m["version"], m["schedules"] = 7, [{"kind": "cosine"}]
 
-    assert "format version 7; this optexport reads up to 1" in refused(bundle.read, changed(tmp_path, newer))
+    assert "format version 7; this optexport reads up to 2" in refused(bundle.read, changed(tmp_path, newer))
 
 
 def test_changed_bytes_are_found_when_asked_for(tmp_path):
