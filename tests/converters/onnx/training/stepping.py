@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,15 @@ class Stepper:
     @property
     def nodes(self) -> int:
         return len(self.built.model.graph.node)
+
+    def state(self) -> ox.TrainingState:
+        """What the graph holds now, as a state."""
+        start = ox.init(self.built.spec, self.built.params)
+        ahead = int(self.step_count) - max(start.steps.values())
+        return replace(
+            start,
+            params={n: self.held[n] for n in start.params},
+            slots={n: {s: self.held[f"{n}.{s}"] for s in held} for n, held in start.slots.items()},
+            steps={n: k + ahead for n, k in start.steps.items()},
+            buffers={n: self.held[n] for n in self.built.buffers},
+        )

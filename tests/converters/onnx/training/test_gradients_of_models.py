@@ -13,7 +13,6 @@ from optexport.parity.bounds import unit_roundoff
 ort = pytest.importorskip("onnxruntime", reason="runs graphs on stock onnxruntime (extra test-stock)")
 pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript (extra test-stock)")
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
 from optexport.converters.onnx.training_graph import Meant, build  # noqa: E402
 
@@ -28,7 +27,7 @@ def gradients(name: str, dtype: torch.dtype) -> tuple[float, dict[str, np.ndarra
     case = CASES[name]
     module = copy.deepcopy(case.module()).train().to(dtype)
     x, label = (torch.from_numpy(a) for a in case.batch(0))
-    loss = F.cross_entropy(module(x.to(dtype) if x.is_floating_point() else x), label)
+    loss = torch.nn.functional.cross_entropy(module(x.to(dtype) if x.is_floating_point() else x), label)
     loss.backward()
     return loss.item(), {n: p.grad.numpy() for n, p in module.named_parameters(remove_duplicate=False)}
 
