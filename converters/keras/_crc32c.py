@@ -116,7 +116,7 @@ def _doubled(power: int) -> tuple[Register, ...]:
 
 
 def _apply(tables: tuple[Register, ...], register: Register) -> Register:
-    out = tables[0][register & np.uint32(0xFF)]
+    out: Register = tables[0][register & np.uint32(0xFF)]
     for k in range(1, 4):
         out = out ^ tables[k][(register >> np.uint32(8 * k)) & np.uint32(0xFF)]
     return out

@@ -112,7 +112,7 @@ def named_in(called: Sequence[str], weights: Sequence[str]) -> list[str] | None:
         for at, letter in enumerate(inner):
             if letter == "_":
                 fitting.setdefault(at, set()).update(joined.get(inner[:at], ()))
-        found = [w for size in sorted(fitting, reverse=True) if (w := fitting[size])]
+        found = [names for size in sorted(fitting, reverse=True) if (names := fitting[size])]
         if not found or len(found[0]) != 1:
             return None
         order[found[0].pop()] = None

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -33,7 +34,8 @@ _ENTRIES = 1_000_000
 # Checksums of tensors are looked at up to so many bytes: state may be larger than memory, and is mapped.
 _CHECKED = 1 << 28
 _STRING = 7
-_DTYPES = {
+_AXES = 32  # NumPy's least bound
+_DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
@@ -131,7 +133,7 @@ class Bundle:
                 f"{where}: expected a tensor of numbers, found TensorFlow's dtype {entry.dtype}"
             )
         dtype = _DTYPES[entry.dtype]
-        if math.prod(entry.shape) * dtype.itemsize != entry.size:
+        if math.prod(entry.shape) * dtype.itemsize != entry.size or len(entry.shape) > _AXES:
             raise CheckpointError(
                 f"{where}: expected {math.prod(entry.shape) * dtype.itemsize} bytes for {dtype} {entry.shape}, found "
                 f"{entry.size}; the index is damaged"
@@ -145,7 +147,7 @@ class Bundle:
                 )
         else:
             self.unchecked.append(name)
-        array = np.frombuffer(data, dtype).reshape(entry.shape)
+        array: np.ndarray = np.frombuffer(data, dtype).reshape(entry.shape)
         array.flags.writeable = False
         return array
 

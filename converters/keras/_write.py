@@ -237,8 +237,8 @@ def _variables(state: NativeState, where: str) -> list[np.ndarray]:
         return [np.asarray(max(steps, default=0), np.int64), *head, *slots]
     shared = _shared(state, where)
     # Calls that an overflow skipped are no updates of the optimizer inside.
-    count = shared.get("iteration", np.asarray(max(steps, default=0)))
-    return wrapped_variables([np.asarray(int(count), np.int64), *head, *slots], shared)
+    done = shared.get("iteration", np.asarray(max(steps, default=0)))
+    return wrapped_variables([np.asarray(int(done), np.int64), *head, *slots], shared)
 
 
 def _shared(state: NativeState, where: str) -> Mapping[str, np.ndarray]:

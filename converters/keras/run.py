@@ -39,6 +39,9 @@ if "KERAS_BACKEND" not in os.environ:
 
 import keras
 
+# The learning rate is a variable of the tensors' type.
+RATES_ARE_TENSORS = True
+
 
 def snapshots(
     spec: Spec,
