@@ -71,10 +71,7 @@ def softmax_cross_entropy(t: Tape, y: str, label: str, o: Mapping[str, Any]) -> 
     chosen = t.op("Squeeze", t.op("GatherElements", logp, index, axis=1), t.ints(1))
     t.shapes[chosen], t.types[chosen] = (shape[0], *shape[2:]), t.types[y]
     classes = t.dim(y, 1)
-    # OneHot has no CUDA kernel for double.
-    hit = t.op("Equal", index, _numbers(t, classes, shape))
-    t.types[hit], t.shapes[hit] = T.BOOL, shape
-    target = t.cast(hit, t.types[y])
+    target = _one_hot(t, safe, classes, y)
     factor = kept
     if weight is not None:
         column = np.asarray(weight, t.dtype(y)).reshape(-1)
@@ -114,15 +111,19 @@ def softmax_cross_entropy(t: Tape, y: str, label: str, o: Mapping[str, Any]) -> 
     return loss, t.mul(t.sub(weighted, q), scale)
 
 
-def _numbers(t: Tape, classes: str, shape: Dims) -> str:
-    """0, 1, … as [1, classes, 1, …]."""
-    ones = [1] * (len(shape) - 2)
-    if isinstance(shape[1], int):
-        return t.constant(np.arange(shape[1], dtype=np.int64).reshape(1, -1, *ones), "classes")
-    zero, one = (t.constant(np.asarray(i, np.int64), "int") for i in (0, 1))
-    numbers = t.op("Range", zero, t.op("Squeeze", classes, t.ints(0)), one)
-    t.types[numbers] = T.INT64
-    return t.reshape(numbers, [1, -1, *ones])
+def _one_hot(t: Tape, label: str, classes: str, y: str) -> str:
+    """The labels in the shape of ``y``, 1 at their class.
+
+    OneHot makes no doubles on any provider, so these come from whole numbers. An Equal with 0, 1, … would do,
+    but from operator set 19 on older CUDA providers have no kernel for it.
+    """
+    shape, kind = t.shapes[y], t.types[y] if t.types[y] == T.FLOAT else T.INT64
+    static = isinstance(shape[1], int)
+    depth = t.constant(np.asarray(shape[1], np.int64), "int") if static else t.op("Squeeze", classes, t.ints(0))
+    values = t.constant(np.asarray([0, 1], np.float32 if kind == T.FLOAT else np.int64), "off_on")
+    out = t.op("OneHot", label, depth, values, axis=1)
+    t.types[out], t.shapes[out] = kind, shape
+    return t.cast(out, t.types[y])
 
 
 def bce_with_logits(t: Tape, y: str, label: str, o: Mapping[str, Any]) -> tuple[str, str]:
