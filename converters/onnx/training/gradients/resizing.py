@@ -64,7 +64,10 @@ def _matrix(op: Op, axis: int, n: int, m: int) -> np.ndarray:
     policy = kept.pop("keep_aspect_ratio_policy", b"stretch")
     inputs = {"x": np.eye(n)}
     if op.input(1):
-        inputs["roi"] = np.asarray(op.constant(1), np.float32)[[i, i + k]]
+        inputs["roi"] = np.asarray(op.constant(1), np.float32)[[i, i + k]] if np.size(op.constant(1)) else np.float32([0, 1])
+        region = op.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+        if region and n == m and list(inputs["roi"]) != [0, 1]:
+            raise op.error(f"axis {axis} is cropped and keeps its size, which runtimes do not agree on; use Slice")
     by_scale = bool(op.input(2)) or policy != b"stretch"
     if by_scale:
         scale = float(np.atleast_1d(op.constant(2))[i]) if op.input(2) else _ratio(op, policy)
