@@ -35,6 +35,7 @@ def __getattr__(name: str) -> Any:
             "Trainer: expected onnxruntime, found none installed; pip install 'optexport[onnxruntime]'"
         ) from None
 
+
 # What a caller states about the model; the rest are options of the graph.
 _MEANT = ("train", "freeze", "tied", "frozen_rows", "batch_norm", "dropout", "expected")
 
@@ -157,5 +158,7 @@ def training_artifacts(
 def _meant(caller: str, meant: Mapping[str, Any]) -> Any:
     unknown = [m for m in meant if m not in _MEANT]
     if unknown:
-        raise UnknownNameError(f"{caller}: unknown option {unknown[0]!r}; expected one of {', '.join(_MEANT)}")
+        raise UnknownNameError(
+            f"{caller}: unknown option {unknown[0]!r}; expected one of {', '.join(_MEANT)}"
+        )
     return converter("onnx", "training_graph").Meant(**meant)

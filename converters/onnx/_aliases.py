@@ -87,6 +87,8 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
     yield from (i for i in node.input if i)
     for a in node.attribute:
         for graph in (a.g, *a.graphs):
-            made = {o for n in graph.node for o in n.output} | {i.name for i in (*graph.input, *graph.initializer)}
+            made = {o for n in graph.node for o in n.output} | {
+                i.name for i in (*graph.input, *graph.initializer)
+            }
             yield from (i for n in graph.node for i in _reads(n) if i not in made)
             yield from (o.name for o in graph.output if o.name not in made)

@@ -119,7 +119,11 @@ class Trainer:
         self._rates = self._own_rates()
         self.seed = seed
         fresh = TrainingState(
-            self.spec, built.params, {}, {n: self.spec.group(n).first_step for n in built.params}, buffers=built.buffers
+            self.spec,
+            built.params,
+            {},
+            {n: self.spec.group(n).first_step for n in built.params},
+            buffers=built.buffers,
         )
         # What the graph counts from; a parameter whose count differs is that much behind `step` for ever.
         counts = {n: (steps or {}).get(n, fresh.steps[n]) for n in built.params}
@@ -226,7 +230,11 @@ class Trainer:
         return int(self._step)
 
     def step(
-        self, *batch: Any, lr: float | Sequence[float] | None = None, hyper: Mapping[str, float] | None = None, **named: Any
+        self,
+        *batch: Any,
+        lr: float | Sequence[float] | None = None,
+        hyper: Mapping[str, float] | None = None,
+        **named: Any,
     ) -> float:
         """One update; the loss before it.
 
@@ -279,7 +287,9 @@ class Trainer:
                 "an earlier step failed after it had begun to write over the state; call load_state(), or resume from a bundle"
             )
 
-    def _batch(self, batch: Sequence[Any], named: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    def _batch(
+        self, batch: Sequence[Any], named: Mapping[str, Any], wanted: Sequence[str]
+    ) -> dict[str, np.ndarray]:
         if len(batch) > len(wanted):
             raise ModelError(f"expected {len(wanted)} arrays ({', '.join(wanted)}), found {len(batch)}")
         given = {**dict(zip(wanted, batch, strict=False)), **named}
@@ -326,7 +336,9 @@ class Trainer:
         names = [n for n in self._runtime if n == "lr" or n.startswith("lr.")]
         values = [float(lr)] * len(names) if np.ndim(lr) == 0 else [float(x) for x in lr]  # type: ignore[arg-type,union-attr]
         if not names or len(values) != len(names):
-            expected = f"{len(names)} ({', '.join(names)})" if names else "none: the graph has no input for it"
+            expected = (
+                f"{len(names)} ({', '.join(names)})" if names else "none: the graph has no input for it"
+            )
             raise HyperparameterError(f"lr: expected one value or {expected}, found {len(values)}")
         return dict(zip(names, values, strict=True))
 
@@ -343,8 +355,8 @@ class Trainer:
         batches: of arrays in the order of `step`, or by name. plot: a file (``.png``, ``.svg``) for the loss
         curve, written at the end, also where a batch fails. quiet: no progress bar.
         """
-        from optexport.progress import counted
         from optexport.plot import check_plot, loss_plot
+        from optexport.progress import counted
 
         if plot is not None:
             check_plot(plot)
@@ -439,7 +451,9 @@ class Trainer:
             for full in [n for n in self._state if n.rpartition(".")[0] == name and n not in self._buffers]:
                 slot = full[len(name) + 1 :]
                 if slot not in slots:
-                    raise CheckpointError(f"parameter {name!r}: expected a slot {slot!r}, found {', '.join(slots) or 'none'}")
+                    raise CheckpointError(
+                        f"parameter {name!r}: expected a slot {slot!r}, found {', '.join(slots) or 'none'}"
+                    )
                 self._set(full, slots[slot])
         for name in self._buffers:
             self._set(name, state.buffers.get(name, self._values[name]))
