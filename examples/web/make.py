@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from optexport.demo import make_data
 from safetensors.numpy import save_file
 
 import optexport as ox
+from optexport.demo import make_data
 
 HERE = Path(make_data.__file__).parent
 
