@@ -43,8 +43,11 @@ export function writeSafetensors(tensors, metadata) {
 
 const bytesOf = (data) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
+// Node has it as a global from version 20 on.
+const { subtle } = globalThis.crypto ?? (await import("node:crypto")).webcrypto;
+
 async function sha256(data) {
-  const digest = await crypto.subtle.digest("SHA-256", bytesOf(data).slice());
+  const digest = await subtle.digest("SHA-256", bytesOf(data).slice());
   return [...new Uint8Array(digest)].map((b) => b.toString(16).padStart(2, "0")).join("");
 }
 
