@@ -69,9 +69,8 @@ class _Writer:
         return name
 
     def number(self, value: float) -> str:
-        name = f"number_{value:g}"
-        self.constants[name] = np.asarray(value, np.float32)
-        return name
+        """A node: a single number among the initializers might be a parameter."""
+        return self("Constant", value=numpy_helper.from_array(np.asarray(value, np.float32)))
 
     def linear(self, x: str, name: str, out: str | None = None) -> str:
         """On the last axis of any rank: what the exporter makes of ``torch.nn.Linear``."""
