@@ -38,6 +38,9 @@ from .emit import emit
 
 __all__ = ["UpdateSession", "native_snapshots", "snapshots"]
 
+# A graph's learning rate is an input of the tensors' type.
+RATES_ARE_TENSORS = True
+
 Arrays = Mapping[str, Any]
 Snapshot = tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]
 
@@ -340,14 +343,14 @@ def snapshots(
     hessian: Sequence[Arrays] | None = None,
     **options: Any,
 ) -> Iterator[Snapshot]:
-    """Run the emitted graph on the CPU; after each step the parameters, and the slots by the rule's names.
+    """Run the emitted graph, on the CPU unless told otherwise; after each step the parameters, and the slots by the rule's names.
 
     params: name -> array. grads: one mapping a step, with a gradient for every parameter.
     lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.
     dtype: of parameters, gradients and slots: float32, float64 or float16.
     slots, steps: where to start from; slots that are absent start at their initial values.
     noise, hessian: one mapping a step, where the rule reads them.
-    options: of `emit` (``layout``, ``runtime``) and ``in_place``.
+    options: of `emit` (``layout``, ``runtime``), ``in_place`` and ``providers``.
 
     Raises:
         UnknownNameError: a group of ``spec`` lists a parameter that ``params`` lacks.
@@ -363,8 +366,9 @@ def snapshots(
     wanted = {n: [s.name for s in spec.group(n).rule.slots] for n in values}
     full = {n: {s: v for s, v in start.full_slots(n).items() if s in wanted[n]} for n in values}
     in_place = bool(options.pop("in_place", True))
+    providers = tuple(options.pop("providers", ("CPUExecutionProvider",)))
     session = UpdateSession(
-        emit(spec, values, dtype=dtype, steps=counts, **options), threads=1, in_place=in_place
+        emit(spec, values, dtype=dtype, steps=counts, **options), providers, threads=1, in_place=in_place
     )
     session.load(values, full, max(counts.values(), default=0))
     own = None if not spec.lrs else spec.lrs[0] if spec.one_lr else spec.lrs
