@@ -24,8 +24,8 @@ from optexport.ir import Program, Reach, equations, fold, reach
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
-from . import _layout
-from ._calls import Graph, Lane, Shape, blocks, bucket, call, declare, flat, scalar_type, together
+from . import _calls, _layout
+from ._calls import Graph, Lane, Shape, bucket, call, declare, flat, scalar_type, together
 from ._functions import DOMAIN, OPSET, Functions, functions
 from ._own_training_info import emitted_groups, emitted_paths
 
@@ -45,6 +45,7 @@ def emit(
     steps: Mapping[str, int] | None = None,
     runtime: Sequence[str] = ("lr",),
     layout: Layout = "parameters",
+    blocks: bool = True,
 ) -> onnx.ModelProto:
     """The update graph of ``spec`` for parameters of these shapes.
 
@@ -61,6 +62,8 @@ def emit(
         table of what lies where is ``metadata_props["optexport.flat"]``. Where the rule is
         elementwise the number of rows is free: a part of the rows may be updated alone. Groups with slots
         of another shape than the parameter's, or a rule that sums over the group, stay as they are.
+    blocks: update a big parameter block by block, so that the intermediates stay in a processor's cache; a GPU
+        wants it whole (False). The numbers are the same.
 
     Raises:
         HyperparameterError: an unknown dtype or layout, a runtime name that no rule has.
@@ -88,7 +91,7 @@ def emit(
             for name, shape in lane.shapes.items():
                 declare(graph, name, shape, made, lane.slots)
         else:
-            _emit_lane(graph, lane, made, scalars, layout)
+            _emit_lane(graph, lane, made, scalars, layout, cut=blocks)
     together(graph, grouped)
     graph.node("Add", ["step", graph.integers(1, "one")], ["step.new"])
     graph.outputs.append(helper.make_tensor_value_info("step.new", T.INT64, []))
@@ -142,7 +145,9 @@ def _prepare(graph: Graph, lane: Lane, spec: Spec, runtime: Sequence[str]) -> tu
     return made, _call_scalars(graph, lane, spec, made)
 
 
-def _emit_lane(graph: Graph, lane: Lane, made: Functions, scalars: Sequence[str], layout: Layout) -> None:
+def _emit_lane(
+    graph: Graph, lane: Lane, made: Functions, scalars: Sequence[str], layout: Layout, *, cut: bool
+) -> None:
     elementwise = reach(made.program) is Reach.ELEMENTWISE
     if layout == "flat" and all(s.shape == "param" for s in lane.slots):
         flat(graph, lane, made, scalars, elementwise)
@@ -152,11 +157,11 @@ def _emit_lane(graph: Graph, lane: Lane, made: Functions, scalars: Sequence[str]
     # A parameter of unknown length cannot be cut or joined.
     sized = elementwise and lane.shapes != ANY_PARAMETER
     for names in _layout.buckets(lane.shapes) if sized else [[n] for n in lane.shapes]:
-        tiles = _layout.blocks(lane.shapes[names[0]]) if sized and len(names) == 1 else None
+        tiles = _layout.blocks(lane.shapes[names[0]]) if sized and cut and len(names) == 1 else None
         if len(names) > 1:
             bucket(graph, {n: lane.shapes[n] for n in names}, made, scalars)
         elif tiles:
-            blocks(graph, names[0], lane.shapes[names[0]], tiles, made, scalars)
+            _calls.blocks(graph, names[0], lane.shapes[names[0]], tiles, made, scalars)
         else:
             call(graph.nodes, names[0], made, scalars)
 
