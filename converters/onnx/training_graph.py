@@ -28,14 +28,15 @@ from optexport.state.manifest import spec_text
 
 from .emit import IR_VERSION, emit
 from .training.backward import differentiate
-from .training.composites import write_out
+from .training.composites import SEED, write_out
 from .training.forward import Forward, Meant, read_forward
 from .training.losses import build_loss
-from .training.passes import simplify_names
 from .training.tape import Tape
 
 __all__ = ["Built", "Meant", "build", "training_graph", "write"]
 
+# Names that are always the graph's own; those of hyperparameters are, too.
+_OWN = ("loss", "label", "step", SEED)
 _REAL = {T.FLOAT: "float32", T.DOUBLE: "float64"}
 
 
@@ -87,10 +88,11 @@ def build(
         ModelError: the model cannot be trained as it stands; the message names the node or tensor.
         HyperparameterError, UnknownNameError: of the loss or the spec.
     """
-    forward = read_forward(model, meant or Meant())
+    own = {*_OWN, *(h for g in spec.groups for h in g.hyperparameters)}
+    forward = read_forward(model, meant or Meant(), own)
     tape = forward.tape
     y = _output(forward, output)
-    _check_names(tape, forward)
+    _check_names(forward, keep)
     scalar, seed, label = _loss(tape, forward, loss, y, loss_options or {})
     grads = _gradients(tape, forward, y if label is not None else scalar, seed)
     write_out(tape)
@@ -134,24 +136,30 @@ def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> int:
 
 
 def _output(forward: Forward, wanted: str | None) -> str:
-    names = [o.name for o in forward.outputs]
+    told = {new: old for old, new in forward.renamed.items()}
+    names = {told.get(o.name, o.name): o.name for o in forward.outputs}
     if wanted is None and len(names) > 1:
         raise ModelError(f"the model has outputs {', '.join(names)}; say which one the loss is of (output=)")
     if wanted is not None and wanted not in names:
         raise ModelError(f"output {wanted!r} expected one of {', '.join(names)}")
-    return wanted or names[0]
+    return names[wanted] if wanted is not None else next(iter(names.values()))
 
 
-def _check_names(tape: Tape, forward: Forward) -> None:
+def _check_names(forward: Forward, keep: Sequence[str]) -> None:
     taken = {d.name for d in forward.data} | set(forward.params)
-    reserved = {"loss", "label", "step", "lr"} & taken
+    reserved = sorted({"loss", "label", "step"} & taken)
     if reserved:
         raise NamingError(
-            f"the model has an input or parameter {reserved.pop()!r}, a name of the training graph; rename it"
+            f"the model has an input or parameter {reserved[0]!r}, a name of the training graph; rename it"
         )
-    for name in ("loss", "label", "step", "lr"):
-        if any(name in n.output for n in tape.nodes):
-            simplify_names(tape, forward, name)
+    outputs = {o.name for o in forward.outputs}
+    for name in keep:
+        if name in forward.renamed:
+            raise NamingError(
+                f"keep: the model's output {name!r} has a name of the training graph; rename it"
+            )
+        if name not in outputs:
+            raise ModelError(f"keep: {name!r} expected an output of the model: {', '.join(sorted(outputs))}")
 
 
 def _loss(
@@ -232,6 +240,7 @@ def _join(
     outputs += [o for o in update.graph.output if o.name == "step.new"]
     if tape.static(loss) not in ((), None):
         tape.nodes[-1 - len(forward.updates)].op_type = "Squeeze"
+    _check_once(inputs, outputs, [*tape.nodes, *update.graph.node])
     graph = helper.make_graph(
         [*tape.nodes, *update.graph.node],
         "training_step",
@@ -253,6 +262,23 @@ def _join(
     )
     made.producer_name, made.producer_version = "optexport", __version__
     return made
+
+
+def _check_once(
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    nodes: Sequence[onnx.NodeProto],
+) -> None:
+    """Names of tensors and data that meet others (a weight called ``w.new``) would be one value."""
+    made = [*(i.name for i in inputs), *(o for n in nodes for o in n.output if o)]
+    for names in (made, [o.name for o in outputs]):
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                raise NamingError(
+                    f"the model's tensors give the training graph two values called {name!r}; rename one of them"
+                )
+            seen.add(name)
 
 
 def _ir(opset: int) -> int:

@@ -25,7 +25,7 @@ from onnx import TensorProto as T
 
 from optexport.errors import ModelError
 
-from .tape import Dims, Tape
+from .tape import Dims, Tape, reads
 
 __all__ = ["Gradients", "Op", "differentiate", "gradient", "handled", "rules"]
 
@@ -181,7 +181,7 @@ def differentiate(tape: Tape, y: str, wanted: Iterable[str], seed: str) -> dict[
         return total.get(name)
 
     for node in reversed(forward):
-        if not any(i in reached for i in node.input):
+        if reached.isdisjoint(reads(node)):
             continue
         grads = tuple(summed(o) if o else None for o in node.output)
         if not any(grads) or node.op_type in _FLAT:
@@ -194,7 +194,9 @@ def differentiate(tape: Tape, y: str, wanted: Iterable[str], seed: str) -> dict[
             if need and g is not None:
                 parts.setdefault(name, []).append(g)
             elif need and i not in _WITHIN[node.op_type]:
-                raise op.error(f"input {i} ({name!r}) depends on a parameter, expected a constant: it has no gradient")
+                raise op.error(
+                    f"input {i} ({name!r}) depends on a parameter, expected a constant: it has no gradient"
+                )
     return {n: g for n in dict.fromkeys(wanted) if (g := summed(n)) is not None}
 
 
@@ -202,7 +204,7 @@ def _reached(tape: Tape, nodes: Sequence[onnx.NodeProto], wanted: Iterable[str])
     """Values that depend on a wanted one, and are real numbers."""
     reached = set(wanted)
     for node in nodes:
-        if node.op_type in _FLAT or not any(i in reached for i in node.input):
+        if node.op_type in _FLAT or reached.isdisjoint(reads(node)):
             continue
         reached |= {o for o in node.output if o and tape.types.get(o, T.FLOAT) in FLOATS}
     return reached

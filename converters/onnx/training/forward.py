@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from onnx import checker, inliner, numpy_helper, version_converter
 from optexport.errors import ModelError
 
 from . import passes
-from .tape import Tape
+from .tape import Tape, reads
 
 __all__ = ["OPSET", "Forward", "Meant", "read_forward"]
 
@@ -60,7 +60,8 @@ class Forward:
 
     data: the model's own inputs. outputs: its outputs. params: tensors that train; buffers: running
     statistics that a step moves, and updates: buffer -> its new value. masked: parameter -> rows
-    without gradient. notes: one sentence each, for the person who trains.
+    without gradient. notes: one sentence each, for the person who trains. renamed: inner value -> its
+    name on the tape, where its own is one of the training graph's.
     """
 
     tape: Tape
@@ -71,6 +72,7 @@ class Forward:
     updates: dict[str, str] = field(default_factory=dict)
     masked: dict[str, Sequence[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 def load_model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
@@ -81,15 +83,26 @@ def load_model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.Mo
         return copy, "model"
     path = os.fspath(model)
     try:
-        return onnx.load(path), path
+        proto = onnx.load(path, load_external_data=False)
     except OSError as e:
         raise ModelError(f"{path}: expected an ONNX file, found {(e.strerror or str(e)).lower()}") from None
     except Exception:
         raise ModelError(f"{path}: expected an ONNX file, found something else") from None
+    try:
+        onnx.load_external_data_for_model(proto, os.path.dirname(os.path.abspath(path)))
+    except Exception as e:
+        raise ModelError(
+            f"{path}: expected the files with its weights beside it; {' '.join(str(e).split())[:300]}"
+        ) from None
+    return proto, path
 
 
-def read_forward(model: onnx.ModelProto | str | os.PathLike[str], meant: Meant) -> Forward:
+def read_forward(
+    model: onnx.ModelProto | str | os.PathLike[str], meant: Meant, reserved: Collection[str] = ()
+) -> Forward:
     """The model on a tape, constants folded, ready to be differentiated.
+
+    reserved: names that inner values must not have; see `passes.rename_inner`.
 
     Raises:
         ModelError: it is invalid, trains nothing, or leaves open what only the caller can say.
@@ -101,15 +114,16 @@ def read_forward(model: onnx.ModelProto | str | os.PathLike[str], meant: Meant) 
         version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
         if version < OPSET:
             proto, version = version_converter.convert_version(proto, OPSET), OPSET
-    except ModelError:
-        raise
     except Exception as e:
         raise ModelError(f"{where}: expected a valid ONNX model; {' '.join(str(e).split())[:300]}") from None
+    _check_plain(proto, where)
+    renamed = passes.rename_inner(proto, reserved)
     values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
     data = [i for i in proto.graph.input if i.name not in values]
     trained = _trained(proto, values, meant, where)
     tape = Tape(version, _names(proto))
     forward = Forward(tape, data, list(proto.graph.output), {n: values[n] for n in trained})
+    forward.renamed = renamed
     tape.constants = {n: a for n, a in values.items() if n not in forward.params}
     passes.simplify(proto, tape, forward.params)
     _check_sharing(tape, forward, meant, where)
@@ -117,6 +131,20 @@ def read_forward(model: onnx.ModelProto | str | os.PathLike[str], meant: Meant) 
     passes.lower_batch_norm(forward, meant.batch_norm, where)
     passes.lower_dropout(forward, meant.dropout)
     return forward
+
+
+def _check_plain(proto: onnx.ModelProto, where: str) -> None:
+    g = proto.graph
+    foreign = next((n for n in g.node if n.domain not in ("", "ai.onnx")), None)
+    if foreign is not None:
+        raise ModelError(
+            f"{where}: node {foreign.name or foreign.output[0]!r}: expected an operator of ai.onnx, found "
+            f"{foreign.domain}::{foreign.op_type}; export without it, so that any onnxruntime runs the graph"
+        )
+    if g.sparse_initializer:
+        raise ModelError(
+            f"{where}: tensor {g.sparse_initializer[0].values.name!r} is sparse; store it as a dense one"
+        )
 
 
 def _names(proto: onnx.ModelProto) -> set[str]:
@@ -145,7 +173,15 @@ def _trained(proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Me
     elif meant.expected is not None:
         wanted = [n for n in values if n in meant.expected and not _any(n, meant.freeze)]
     else:
-        open_ = [n for n in values if n in real and values[n].ndim and not _any(n, meant.freeze)]
+        open_ = [n for n in values if n in real and not _any(n, meant.freeze)]
+        # A made-up name is no parameter's, and no exporter turns a weight into one number.
+        open_ = [n for n in open_ if values[n].ndim or not _MADE_UP.match(n)]
+        numbers = [n for n in open_ if not values[n].ndim]
+        if numbers:
+            raise ModelError(
+                f"{where}: {_some(numbers)}: single numbers, which may be parameters or constants of the model; say "
+                "which tensors train (train=) or do not (freeze=)"
+            )
         unclear = [n for n in open_ if _MADE_UP.match(n)]
         if unclear:
             raise ModelError(
@@ -176,7 +212,7 @@ def _check_expected(values: Mapping[str, np.ndarray], real: set[str], meant: Mea
 
 
 def _check_sharing(tape: Tape, forward: Forward, meant: Meant, where: str) -> None:
-    readers: Counter[str] = Counter(i for n in tape.nodes for i in set(n.input) if i in forward.params)
+    readers: Counter[str] = Counter(i for n in tape.nodes for i in reads(n) if i in forward.params)
     for name, count in readers.items():
         if count > 1 and not _any(name, meant.tied):
             nodes = [n.name or n.output[0] for n in tape.nodes if name in n.input]
@@ -194,13 +230,25 @@ def _check_sharing(tape: Tape, forward: Forward, meant: Meant, where: str) -> No
 
 def _check_padding(tape: Tape, forward: Forward, meant: Meant, where: str) -> None:
     """A table with one row of zeros looks as torch's ``padding_idx`` leaves it; the file cannot say."""
-    for node in tape.nodes:
-        table = node.input[0] if node.op_type == "Gather" else ""
-        if table not in forward.params:
-            continue
+    tables = dict.fromkeys(
+        n.input[0] for n in tape.nodes if n.op_type == "Gather" and n.input[0] in forward.params
+    )
+    for table in meant.frozen_rows:
+        if table not in tables:
+            raise ModelError(
+                f"{where}: frozen_rows: {table!r} expected a table that trains and that a Gather reads, found none; "
+                f"there is {_some(tables) or 'none'}"
+            )
+    for table in tables:
         value = forward.params[table]
         if table in meant.frozen_rows:
-            rows = [int(r) % len(value) for r in meant.frozen_rows[table]]
+            rows = [int(r) for r in meant.frozen_rows[table]]
+            outside = [r for r in rows if not -len(value) <= r < len(value)]
+            if outside:
+                raise ModelError(
+                    f"{where}: frozen_rows: {table!r} has {len(value)} rows, from 0 on; expected rows of it, found "
+                    f"{outside[0]}"
+                )
             if rows:
                 forward.masked[table] = rows
             continue

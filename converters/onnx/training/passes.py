@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +11,16 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from optexport.errors import ModelError
+from optexport.errors import ModelError, NamingError
 
 from .backward import handled
 from .composites import SEED, batch_norm_training, dropout_mask
-from .tape import Tape
+from .tape import Tape, reads
 
 if TYPE_CHECKING:
     from .forward import Forward
 
-__all__ = ["lower_batch_norm", "lower_dropout", "simplify", "simplify_names"]
+__all__ = ["lower_batch_norm", "lower_dropout", "rename_inner", "simplify"]
 
 _RANDOM = {
     "RandomNormal",
@@ -92,7 +92,7 @@ def _read(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto
     kept = []
     for node in reversed(nodes):
         if any(o in needed for o in node.output):
-            needed.update(node.input)
+            needed |= reads(node)
             kept.append(node)
     return kept[::-1]
 
@@ -274,7 +274,11 @@ def _expanded(node: onnx.NodeProto, tape: Tape) -> Iterator[onnx.NodeProto]:
 
 def _complete(node: onnx.NodeProto, tape: Tape) -> None:
     """Write down the defaults that the operator's function body refers to: inference takes them from the node."""
-    if node.domain in ("", "ai.onnx") and not handled(node.op_type) and onnx.defs.has(node.op_type, tape.opset):
+    if (
+        node.domain in ("", "ai.onnx")
+        and not handled(node.op_type)
+        and onnx.defs.has(node.op_type, tape.opset)
+    ):
         given = {a.name for a in node.attribute}
         schema: Any = onnx.defs.get_schema(node.op_type, tape.opset, "")
         if schema.has_function:
@@ -337,17 +341,26 @@ def lower_batch_norm(forward: Forward, mode: str | None, where: str) -> None:
 def lower_dropout(forward: Forward, ratio: float | None) -> None:
     """Dropout with a mask that follows from the graph's input ``seed``, so that a run can be repeated."""
     tape = forward.tape
+    if SEED in tape.types and any(n.op_type == "Dropout" for n in tape.nodes):
+        raise NamingError(
+            f"the model has a value {SEED!r}, the name of the input that dropout follows; rename it"
+        )
     nodes, tape.nodes = tape.nodes, []
     for index, node in enumerate(nodes):
         if node.op_type != "Dropout":
             tape.nodes.append(node)
             continue
         own = tape.constants.get(node.input[1]) if len(node.input) > 1 and node.input[1] else np.float32(0.5)
+        if own is None and ratio is None:
+            raise ModelError(
+                f"node {node.name or node.output[0]!r} (Dropout): its ratio {node.input[1]!r} is computed, expected a "
+                "constant; state the probability (dropout=)"
+            )
         p = float(own) if ratio is None and own is not None else float(ratio or 0.0)
         if p == 0.0:
             tape.op("Identity", node.input[0], name=node.output[0], like=node.input[0])
             continue
-        if SEED not in {d.name for d in forward.data}:
+        if SEED not in tape.types:
             forward.data.append(helper.make_tensor_value_info(SEED, T.INT64, []))
             tape.types[SEED], tape.shapes[SEED] = T.INT64, ()
         mask = dropout_mask(tape, node.input[0], p, index)
@@ -357,17 +370,38 @@ def lower_dropout(forward: Forward, ratio: float | None) -> None:
             tape.op("Cast", mask, name=node.output[1], like=mask, to=T.BOOL)
 
 
-def simplify_names(tape: Tape, forward: Forward, name: str) -> None:
-    """Rename an inner value that has a name of the training graph's own."""
-    new = tape.fresh(f"model/{name}")
-    for node in tape.nodes:
+def rename_inner(proto: onnx.ModelProto, reserved: Collection[str]) -> dict[str, str]:
+    """Give inner values whose names may be the training graph's others; old name -> new, outputs included.
+
+    reserved: the graph's own names; ``<name>.0`` counts as ``<name>``, and a tensor's ``.new``, ``.grad`` and
+    slots are reserved as well.
+    """
+    tensors = {i.name for i in (*proto.graph.initializer, *proto.graph.input)}
+    taken = tensors | {o for n in proto.graph.node for o in n.output}
+    new: dict[str, str] = {}
+    for name in [o for n in proto.graph.node for o in n.output]:
+        stem, _, end = name.rpartition(".")
+        own = name.partition(".")[0] in reserved or end in ("new", "grad") or stem in tensors
+        if own or name.startswith("optexport/"):
+            made = f"model/{name}"
+            while made in taken:
+                made += "_"
+            taken.add(made)
+            new[name] = made
+    if new:
+        _rename(proto.graph, new)
+    return new
+
+
+def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    for node in graph.node:
         for held in (node.input, node.output):
-            for i, n in enumerate(held):
-                if n == name:
-                    held[i] = new
-    if name in tape.shapes:
-        tape.shapes[new] = tape.shapes.pop(name)
-    tape.types[new] = tape.types.pop(name, T.FLOAT)
-    for o in forward.outputs:
-        if o.name == name:
-            o.name = new
+            for i, name in enumerate(held):
+                held[i] = new.get(name, name)
+        for a in node.attribute:
+            for inner in (*a.graphs, *([a.g] if a.HasField("g") else [])):
+                own = {v.name for v in (*inner.input, *inner.initializer)}
+                own |= {o for n in inner.node for o in n.output}
+                _rename(inner, {k: v for k, v in new.items() if k not in own})
+    for value in (*graph.output, *graph.value_info):
+        value.name = new.get(value.name, value.name)

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-__all__ = ["Dims", "Tape", "same_dims"]
+__all__ = ["Dims", "Tape", "reads", "same_dims"]
 
 # A dimension: a number, a symbol (equal symbols are equal dimensions), or None where nothing is known.
 Dim = int | str | None
@@ -20,6 +20,18 @@ Dims = tuple[Dim, ...]
 def same_dims(a: Dims | None, b: Dims | None) -> bool:
     """Whether two shapes are known to be equal."""
     return a is not None and b is not None and a == b and None not in a
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Values that a node reads, those that the graphs inside it take from outside included."""
+    found = {i for i in node.input if i}
+    for a in node.attribute:
+        for graph in (*a.graphs, *([a.g] if a.HasField("g") else [])):
+            own = {v.name for v in (*graph.input, *graph.initializer)}
+            own |= {o for n in graph.node for o in n.output}
+            found |= {i for n in graph.node for i in reads(n)} - own
+            found |= {o.name for o in graph.output} - own
+    return found
 
 
 class Tape:
