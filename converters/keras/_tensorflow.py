@@ -83,7 +83,10 @@ def _prefix(path: str) -> str:
         CheckpointError: there is none, or a folder has several and does not say which is the latest.
     """
     if not os.path.isdir(path):
-        return path.removesuffix(".index")
+        prefix = path.removesuffix(".index")
+        if os.path.exists(path) and not os.path.exists(f"{prefix}.index"):
+            raise CheckpointError(f"{path}: expected a TensorFlow checkpoint, X with X.index, found no {path}.index")
+        return prefix
     saved = os.path.join(path, "variables")
     folder = saved if os.path.isfile(os.path.join(path, "saved_model.pb")) else path
     listing = os.path.join(folder, "checkpoint")
