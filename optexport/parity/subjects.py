@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from ..dialects import converter, frameworks, natives
 from ..errors import OptexportError, UnknownNameError
 from .runs import Arrays, Snapshot
 
-__all__ = ["Running", "Subject", "SubjectError", "subject", "trace"]
+__all__ = ["Running", "Subject", "SubjectError", "stepped", "subject", "trace"]
 
 
 class SubjectError(OptexportError):
@@ -80,7 +80,13 @@ def subject(optimizer: Any, arguments: Mapping[str, Any] | None = None) -> Subje
         return found
     if isinstance(optimizer, str):
         made = _imported(optimizer)
-    for framework in sorted(frameworks()):
+    from . import plain
+
+    found = plain.adopt(made, arguments or {}, name)
+    if found is not None:
+        return found
+    # What is imported first: an object is of a framework that is there, and others take seconds to import.
+    for framework in sorted(frameworks(), key=lambda f: (f not in sys.modules, f)):
         try:
             module = converter(framework, "foreign")
         except ImportError:
@@ -89,8 +95,8 @@ def subject(optimizer: Any, arguments: Mapping[str, Any] | None = None) -> Subje
         if found is not None:
             return found
     raise UnknownNameError(
-        f"{name}: expected an optimizer of PyTorch, Optax, Keras or MXNet, or a function that makes one, found "
-        f"{type(made).__name__}; their frameworks must be installed in this environment"
+        f"{name}: expected an optimizer of PyTorch, Optax, Keras or MXNet, a function that makes one, or a function "
+        f"{plain.SIGNATURE}, found {type(made).__name__}; their frameworks must be installed in this environment"
     )
 
 
@@ -106,6 +112,13 @@ def hint_of(framework: str, name: str, arguments: Mapping[str, Any]) -> tuple[st
 def trace(
     made: Subject, params: Arrays, grads: Sequence[Arrays], rates: Sequence[float], dtype: str
 ) -> list[Snapshot]:
+    """Parameters and slots after each step of a fresh optimizer, as `stepped` gives them."""
+    return list(stepped(made, params, grads, rates, dtype))
+
+
+def stepped(
+    made: Subject, params: Arrays, grads: Sequence[Arrays], rates: Sequence[float], dtype: str
+) -> Iterator[Snapshot]:
     """Parameters and slots after each step of a fresh optimizer.
 
     rates: factor on the learning rate at each step, all 1 where it cannot be changed.
@@ -119,7 +132,6 @@ def trace(
         raise
     except Exception as e:
         raise SubjectError(f"{made.name}: cannot be made: {_told(e)}") from e
-    out: list[Snapshot] = []
     for number, (given, rate) in enumerate(zip(grads, rates, strict=True), 1):
         try:
             running.step(given, rate)
@@ -134,8 +146,7 @@ def trace(
                     f"{made.name}: changes the shape of a parameter at step {number}: expected {np.shape(value)}, "
                     f"found {np.shape(now.get(key))}"
                 )
-        out.append((now, slots))
-    return out
+        yield now, slots
 
 
 def _told(e: Exception) -> str:
