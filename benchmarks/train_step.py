@@ -153,9 +153,12 @@ def measure(
     steps: Mapping[str, Callable[[], float]], rounds: int, pause: float, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of every round, contenders taking turns."""
-    losses = {name: [step() for _ in range(5)][0] for name, step in steps.items()}
+    losses = {name: step() for name, step in steps.items()}
     if max(losses.values()) - min(losses.values()) > 1e-4:
         raise SystemExit(f"the contenders do not compute the same loss: {losses}")
+    for step in steps.values():
+        for _ in range(4):
+            step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
-from optexport.errors import UnknownNameError
+from optexport.errors import ModelError, UnknownNameError
 
-__all__ = ["Memory", "check_providers", "device_of"]
+__all__ = ["Memory", "Opener", "check_providers", "device_of"]
 
 _DEVICES = {"CUDAExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 
@@ -27,6 +30,41 @@ def check_providers(providers: Sequence[str]) -> None:
 def device_of(providers: Sequence[str]) -> str:
     """The device on which tensors of the first provider lie."""
     return _DEVICES.get(providers[0], "cpu")
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How a trainer's sessions are opened. where: what to call the model in an error."""
+
+    providers: Sequence[str]
+    threads: int
+    flush_denormals: bool
+    where: str
+
+    def open(self, model: onnx.ModelProto, optimized: str | os.PathLike[str] | None = None) -> Any:
+        """A session. optimized: a file for the graph that the runtime makes of the model and runs.
+
+        Raises:
+            ModelError: the runtime cannot run it.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        if self.flush_denormals:
+            options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if optimized is not None:
+            options.optimized_model_filepath = os.fspath(optimized)
+            # Frozen tensors go to a file beside the graph, which has room for 2 GiB only.
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", "frozen.bin"
+            )
+        try:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=list(self.providers))
+        except Exception as e:
+            raise ModelError(
+                f"{self.where}: onnxruntime {ort.__version__} cannot run the graph on "
+                f"{self.providers[0]}: {' '.join(str(e).split())[:300]}"
+            ) from None
 
 
 class Memory:

@@ -11,32 +11,25 @@ Imports onnxruntime, and no framework.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from optexport.errors import CheckpointError, HyperparameterError, ModelError, UnknownNameError
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
-from . import _graph
-from ._aliases import safe_aliases
-from ._session import Memory, check_providers, device_of
-from .training.barrier import BARRIER, with_barrier
+from ._session import Opener, check_providers
+from ._step_session import SEED, StepSession
 from .training.evaluation import evaluation, inference_model
 from .training.forward import load_model
 from .training_graph import Meant, build, write
 
 __all__ = ["Evaluation", "Trainer"]
 
-# Names of a run's own numbers among the buffers of a bundle.
-SEED = "seed"
 _MEANT = ("train", "freeze", "tied", "frozen_rows", "batch_norm", "dropout", "expected")
 _BUILD = ("loss_options", "output", "runtime", "keep")
 
@@ -97,7 +90,6 @@ class Trainer:
         self._forward, self._where = load_model(model)
         self._loss_name, self._options = loss, options
         self._meant = Meant(**{k: v for k, v in options.items() if k in _MEANT})
-        self._providers, self._threads, self._flush = list(providers), threads, flush_denormals
         steps = dict(state.steps) if state is not None else None
         built = build(
             self._forward,
@@ -110,11 +102,10 @@ class Trainer:
         self.notes, self.spec, self._buffers = list(built.notes), built.spec, list(built.buffers)
         self._provenance: tuple[str, ...] = ()
         self._dialect = ""
-        self._memory = Memory(device_of(providers))
-        self._read_graph(built.model)
-        self._session, self._aliased = self._open(built.model, in_place)
-        self._allocate()
-        self._evaluations: dict[bool, ort.InferenceSession] = {}
+        self._opener = Opener(list(providers), threads, flush_denormals, self._where)
+        self._graph = StepSession(built.model, self._opener, in_place)
+        self._told = self._graph.told
+        self._evaluations: dict[bool, Any] = {}
         self._failed = False
         self._rates = self._own_rates()
         self.seed = seed
@@ -131,103 +122,22 @@ class Trainer:
         self._values = {**built.params, **built.buffers}
         self.load_state(fresh if state is None else state)
 
-    # The graph.
-
-    def _read_graph(self, model: onnx.ModelProto) -> None:
-        """Names, shapes and types of what goes in and out."""
-        told = {p.key: p.value for p in model.metadata_props}
-        self._told = _graph.training_facts(told, self._where)
-        graph = model.graph
-        infos = {i.name: i for i in graph.input}
-        self._types = {n: _graph.numpy_type(i) for n, i in infos.items()}
-        outputs = [o.name for o in graph.output]
-        self._state = [o.removesuffix(".new") for o in outputs if o.endswith(".new") and o != "step.new"]
-        self._state = [n for n in self._state if n in infos]
-        self._kept = {o.name: o for o in graph.output if o.name != "loss" and not o.name.endswith(".new")}
-        self._shapes = {n: _graph.shape_of(infos[n]) for n in self._state}
-        self._data = [n for n in (*self._told["data"], self._told["label"]) if n and n != SEED]
-        self._wanted = {n: _dims(infos[n]) for n in self._data}
-        held = {*self._state, *self._data, "step", SEED}
-        self._runtime = [n for n in infos if n not in held]
-        self._seeded = SEED in infos
-        self._loss_type = _graph.numpy_type(graph.output[0])
-
-    def _open(self, model: onnx.ModelProto, in_place: bool) -> tuple[ort.InferenceSession, set[str]]:
-        """The session, and the state whose new values may be written over it."""
-        if not in_place:
-            return self._make(model), set()
-        model = with_barrier(model)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "optimized.onnx"
-            session = self._make(model, path)
-            optimized = onnx.load(os.fspath(path), load_external_data=False)
-        aliases = {n: f"{n}.new" for n in self._state}
-        return session, safe_aliases(optimized, aliases, BARRIER)
-
-    def _make(self, model: onnx.ModelProto, optimized: Path | None = None) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3
-        if self._flush:
-            options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        if optimized is not None:
-            options.optimized_model_filepath = os.fspath(optimized)
-            # Frozen tensors go to a file beside the graph, which has room for 2 GiB only.
-            options.add_session_config_entry(
-                "session.optimized_model_external_initializers_file_name", "frozen.bin"
-            )
-        try:
-            return ort.InferenceSession(model.SerializeToString(), options, providers=self._providers)
-        except Exception as e:
-            raise ModelError(
-                f"{self._where}: onnxruntime {ort.__version__} cannot run the graph on "
-                f"{self._providers[0]}: {' '.join(str(e).split())[:300]}"
-            ) from None
-
     @property
     def in_place(self) -> dict[str, bool]:
         """State tensor -> whether its new values are written over it."""
-        return {n: n in self._aliased for n in self._state}
+        return self._graph.in_place
 
     @property
     def state_bytes(self) -> int:
         """Bytes of parameters, slots and buffers on the device, second buffers among them."""
-        held = {v.data_ptr(): n for side in (self._front, self._back) for n, v in side.items()}
-        return sum(self._bytes(n) for n in held.values())
-
-    def _bytes(self, name: str) -> int:
-        return int(np.prod(self._shapes[name], dtype=np.int64)) * np.dtype(self._types[name]).itemsize
-
-    def _allocate(self) -> None:
-        self._front = {n: self._buffer(n) for n in self._state}
-        self._back = {n: self._front[n] if n in self._aliased else self._buffer(n) for n in self._state}
-        self._step, self._next = np.zeros((), np.int64), np.zeros((), np.int64)
-        self._loss = np.zeros((), self._loss_type)
-        self._seed = np.zeros((), np.int64)
-        self._scalars = {n: np.zeros((), self._types[n]) for n in self._runtime}
-        self._binding = self._session.io_binding()
-        held = [("step", self._step), *self._scalars.items(), *([(SEED, self._seed)] if self._seeded else [])]
-        self._held = [(n, ort.OrtValue.ortvalue_from_numpy(a)) for n, a in held]
-        for name, value in self._held:
-            self._binding.bind_ortvalue_input(name, value)
-        self._binding.bind_output("loss", "cpu", 0, self._loss_type, [], self._loss.ctypes.data)
-        self._binding.bind_output("step.new", "cpu", 0, np.int64, [], self._next.ctypes.data)
-        for name in self._state:
-            self._bind(name)
-
-    def _buffer(self, name: str) -> Any:
-        return self._memory.make(np.zeros(self._shapes[name], self._types[name]))
-
-    def _bind(self, name: str) -> None:
-        self._binding.bind_ortvalue_input(name, self._front[name])
-        self._binding.bind_ortvalue_output(f"{name}.new", self._back[name])
+        return self._graph.state_bytes
 
     # Training.
 
     @property
     def step_count(self) -> int:
         """Completed updates."""
-        return int(self._step)
+        return int(self._graph.step_count)
 
     def step(
         self,
@@ -247,44 +157,31 @@ class Trainer:
                 step failed half-way.
         """
         self._check_alive()
-        arrays = self._batch(batch, named, self._data)
-        for name, array in arrays.items():
-            self._binding.bind_cpu_input(name, array)
+        arrays = self._batch(batch, named, self._graph.data)
+        graph = self._graph
         for name, value in {**self._rates, **self._given_rates(lr), **(hyper or {})}.items():
-            if name not in self._scalars:
+            if name not in graph.scalars:
                 raise UnknownNameError(
-                    f"{name!r}: expected a runtime input among {', '.join(self._scalars) or 'none'}"
+                    f"{name!r}: expected a runtime input among {', '.join(graph.scalars) or 'none'}"
                 )
-            self._scalars[name][...] = value
-        self._seed[...] = self.seed + int(self._step)
-        for name in self._kept:
-            self._binding.bind_output(name, "cpu")
+            graph.scalars[name][...] = value
+        graph.seed[...] = self.seed + self.step_count
         try:
-            self._session.run_with_iobinding(self._binding)
+            return graph.run(arrays)
         except Exception as e:
-            self._failed = bool(self._aliased)
-            raise ModelError(f"step {int(self._step) + 1}: {' '.join(str(e).split())[:300]}") from None
-        self._step[...] = self._next
-        for name in self._state:
-            if name not in self._aliased:
-                self._front[name], self._back[name] = self._back[name], self._front[name]
-                self._bind(name)
-        return float(self._loss)
+            self._failed = any(graph.in_place.values())
+            raise ModelError(f"step {self.step_count + 1}: {' '.join(str(e).split())[:300]}") from None
 
     @property
     def kept(self) -> dict[str, np.ndarray]:
-        """The outputs that the graph was asked to keep, of the last step."""
-        if not self._kept:
-            return {}
-        values = self._binding.get_outputs()
-        names = ["loss", "step.new", *(f"{n}.new" for n in self._state), *self._kept]
-        found = dict(zip(names, values, strict=False))
-        return {n: found[n].numpy() for n in self._kept}
+        """The outputs that the graph was asked to keep (``keep``), of the last step."""
+        return self._graph.outputs()
 
     def _check_alive(self) -> None:
         if self._failed:
             raise ModelError(
-                "an earlier step failed after it had begun to write over the state; call load_state(), or resume from a bundle"
+                "an earlier step failed after it had begun to write over the state; call load_state(), or resume "
+                "from a bundle"
             )
 
     def _batch(
@@ -304,7 +201,7 @@ class Trainer:
 
     def _array(self, name: str, value: Any, sizes: dict[str, int]) -> np.ndarray:
         """The value as the graph takes it. sizes: dimensions of the batch by symbol, filled."""
-        array, kind, dims = np.asarray(value), np.dtype(self._types[name]), self._wanted[name]
+        array, kind, dims = np.asarray(value), np.dtype(self._graph.types[name]), self._graph.wanted[name]
         number = array.dtype.kind
         if array.dtype != kind and not (number in "iub" and np.can_cast(array.dtype, kind, "safe")):
             raise ModelError(
@@ -320,7 +217,7 @@ class Trainer:
     def _own_rates(self) -> dict[str, float]:
         """The spec's value of every runtime hyperparameter."""
         found = {}
-        for name in self._runtime:
+        for name in self._graph.runtime:
             stem, _, index = name.rpartition(".")
             if stem and index.isdigit():
                 found[name] = self.spec.groups[int(index)].hyperparameters[stem]
@@ -333,7 +230,7 @@ class Trainer:
     def _given_rates(self, lr: float | Sequence[float] | None) -> dict[str, float]:
         if lr is None:
             return {}
-        names = [n for n in self._runtime if n == "lr" or n.startswith("lr.")]
+        names = [n for n in self._graph.runtime if n == "lr" or n.startswith("lr.")]
         values = [float(lr)] * len(names) if np.ndim(lr) == 0 else [float(x) for x in lr]  # type: ignore[arg-type,union-attr]
         if not names or len(values) != len(names):
             expected = (
@@ -381,11 +278,11 @@ class Trainer:
         """
         self._check_alive()
         label = self._told["label"]
-        inputs = [n for n in self._data if n != label]
+        inputs = [n for n in self._graph.data if n != label]
         scored = label is None or label in named or len(batch) + len(named) > len(inputs)
-        arrays = self._batch(batch, named, self._data if scored else inputs)
+        arrays = self._batch(batch, named, self._graph.data if scored else inputs)
         if scored not in self._evaluations:
-            self._evaluations[scored] = self._make(
+            self._evaluations[scored] = self._opener.open(
                 evaluation(
                     self._forward, self._meant, self._buffers, self._loss_name if scored else None,
                     self._options.get("output"), self._options.get("loss_options") or {},
@@ -397,7 +294,7 @@ class Trainer:
             if i.name in arrays:
                 binding.bind_cpu_input(i.name, arrays[i.name])
             else:
-                binding.bind_ortvalue_input(i.name, self._front[i.name])
+                binding.bind_ortvalue_input(i.name, self._graph.value(i.name))
         names = [o.name for o in session.get_outputs()]
         for name in names:
             binding.bind_output(name, "cpu")
@@ -411,28 +308,25 @@ class Trainer:
 
     # State.
 
-    def _tensor(self, name: str) -> np.ndarray:
-        return self._memory.read(self._front[name]).copy()
-
     def state(self) -> TrainingState:
         """A copy of the run as it stands: parameters, slots, steps, running statistics, dropout's seed."""
         self._check_alive()
         params = self._told["params"]
         slots: dict[str, dict[str, np.ndarray]] = {n: {} for n in params}
-        for name in self._state:
+        for name in self._graph.state:
             if name not in slots and name not in self._buffers:
                 owner, _, slot = name.rpartition(".")
-                slots[owner][slot] = self._tensor(name)
-        buffers = {n: self._tensor(n) for n in self._buffers}
-        if self._seeded:
+                slots[owner][slot] = self._graph.tensor(name)
+        buffers = {n: self._graph.tensor(n) for n in self._buffers}
+        if self._graph.seeded:
             buffers[SEED] = np.array(self.seed, np.int64)
         return TrainingState(
             self.spec,
-            {n: self._tensor(n) for n in params},
+            {n: self._graph.tensor(n) for n in params},
             slots,
-            {n: int(self._step) + self._offsets[n] for n in params},
+            {n: self.step_count + self._offsets[n] for n in params},
             buffers=buffers,
-            dtype=str(np.dtype(self._types[next(iter(params))])),
+            dtype=str(np.dtype(self._graph.types[next(iter(params))])),
             dialect=self._dialect,
             provenance=self._provenance,
         )
@@ -446,20 +340,22 @@ class Trainer:
         """
         self._check_state(state)
         for name in self._told["params"]:
-            self._set(name, state.params[name])
+            self._graph.set(name, state.params[name])
             slots = state.full_slots(name)
-            for full in [n for n in self._state if n.rpartition(".")[0] == name and n not in self._buffers]:
+            for full in [
+                n for n in self._graph.state if n.rpartition(".")[0] == name and n not in self._buffers
+            ]:
                 slot = full[len(name) + 1 :]
                 if slot not in slots:
                     raise CheckpointError(
                         f"parameter {name!r}: expected a slot {slot!r}, found {', '.join(slots) or 'none'}"
                     )
-                self._set(full, slots[slot])
+                self._graph.set(full, slots[slot])
         for name in self._buffers:
-            self._set(name, state.buffers.get(name, self._values[name]))
+            self._graph.set(name, state.buffers.get(name, self._values[name]))
         if SEED in state.buffers:
             self.seed = int(state.buffers[SEED])
-        self._step[...] = max(state.steps.values())
+        self._graph.step_count[...] = max(state.steps.values())
         self._dialect, self._provenance = state.dialect, tuple(state.provenance)
         self._failed = False
 
@@ -477,8 +373,8 @@ class Trainer:
             rule = self.spec.group(name).rule
             if state.spec.group(name).rule.slot_names != rule.slot_names:
                 raise CheckpointError(
-                    f"parameter {name!r}: expected the slots of {rule.family} ({', '.join(rule.slot_names)}), found those of "
-                    f"{state.spec.group(name).rule.family}; translate the state first"
+                    f"parameter {name!r}: expected the slots of {rule.family} ({', '.join(rule.slot_names)}), "
+                    f"found those of {state.spec.group(name).rule.family}; translate the state first"
                 )
         offsets = {n: state.steps[n] - max(state.steps.values()) for n in params}
         if offsets != self._offsets:
@@ -486,17 +382,6 @@ class Trainer:
                 "parameters have step counts that differ in another way than when the graph was made; "
                 "make a new Trainer with state="
             )
-
-    def _set(self, name: str, value: np.ndarray) -> None:
-        shape = self._shapes[name]
-        array = np.asarray(value)
-        if array.shape != shape:
-            raise CheckpointError(f"tensor {name!r}: expected shape {list(shape)}, found {list(array.shape)}")
-        kind = self._types[name]
-        if self._memory.device == "cpu":
-            np.copyto(self._memory.read(self._front[name]), array, casting="same_kind")
-        else:
-            self._front[name].update_inplace(np.ascontiguousarray(array.astype(kind, casting="same_kind")))
 
     def save(self, path: str | os.PathLike[str], *, shard_size: int | None = None) -> None:
         """Write the run as a bundle, whole or not at all; any framework that optexport knows goes on from it."""
@@ -524,15 +409,8 @@ class Trainer:
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the forward model with the trained values and running statistics, whole or not at all."""
         self._check_alive()
-        values = {n: self._tensor(n) for n in (*self._told["params"], *self._buffers)}
+        values = {n: self._graph.tensor(n) for n in (*self._told["params"], *self._buffers)}
         write(inference_model(self._forward, values), path)
-
-
-def _dims(info: onnx.ValueInfoProto) -> tuple[int | str | None, ...] | None:
-    kind = info.type.tensor_type
-    if not kind.HasField("shape"):
-        return None
-    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
 
 
 def _length(batches: Iterable[Any]) -> int | None:

@@ -115,14 +115,6 @@ def test_bytes_of_state():
         assert t.state_bytes == times * sum(a.nbytes for a in t.state().params.values())
 
 
-def optimized(model: onnx.ModelProto, path) -> onnx.ModelProto:
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(path)
-    options.log_severity_level = 3
-    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return onnx.load(path)
-
-
 WIDE = {f"w{i}{s}": f"w{i}{s}.new" for i in range(4) for s in ("", ".exp_avg", ".exp_avg_sq")}
 
 
@@ -222,7 +214,7 @@ def batches(n: int):
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     """Dropout, running statistics, moments and a schedule: all of it goes on."""
     spec = replace_lr(SPECS["adamw"])
-    made = {"batch_norm": "train", "threads": 1}
+    made = {"batch_norm": "train", "threads": 1, "freeze": ["ratio"]}
     data = batches(20)
     whole = Trainer(dropping(), LOSS, spec, seed=11, **made)
     expected = whole.fit(data, quiet=True)
@@ -280,6 +272,18 @@ def test_the_learning_rate_of_a_step():
 
 
 # Measuring, and handing on.
+
+
+def test_outputs_that_are_kept():
+    """Those of the step, before its update."""
+    t = trainer("mlp", keep=["y"])
+    for i in range(3):
+        x, label = CASES["mlp"].batch(i)
+        before = t.evaluate(x).outputs["y"]
+        t.step(x, label)
+        assert set(t.kept) == {"y"}
+        assert np.abs(t.kept["y"] - before).max() <= 64 * 2.0**-24 * np.abs(before).max()
+    assert trainer("mlp").kept == {}
 
 
 def test_evaluation_is_the_exported_model_and_torchs(tmp_path):
@@ -374,7 +378,7 @@ def test_batches_that_do_not_fit():
 
 
 def test_a_batch_whose_parts_have_different_sizes():
-    t = Trainer(dropping(), LOSS, SPECS["sgd"], batch_norm="train")
+    t = Trainer(dropping(), LOSS, SPECS["sgd"], batch_norm="train", freeze=["ratio"])
     x, label = batches(1)[0]
     with pytest.raises(ModelError, match=r"input 'label': expected shape \['N'\], found \[5\]"):
         t.step(x, label[:5])
@@ -390,7 +394,7 @@ def test_a_state_of_another_model():
     t = trainer("mlp")
     with pytest.raises(
         CheckpointError,
-        match=r"parameter 'layers\.0\.weight': expected the slots of adam.* translate the state first",
+        match=r"'layers\.0\.weight': expected the slots of adam.* translate the state first",
     ):
         t.load_state(trainer("mlp", "momentum").state())
     short = t.state()
