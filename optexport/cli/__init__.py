@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": "Two states, slot by slot, across formats.",
     "emit": "Write a rule as an ONNX update graph, an MXNet or a PyTorch optimizer.",
     "training-graph": "A forward ONNX model with loss, gradient and update as one graph that trains.",
+    "parity": "Every rule on every backend beside the referee; the difference; a gate for pipelines.",
     "demo": "A real half-finished run, continued elsewhere and checked, end to end.",
 }
 

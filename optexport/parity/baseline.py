@@ -21,7 +21,7 @@ from .measures import ulps
 from .series import Series
 from .suite import Report
 
-__all__ = ["Change", "Comparison", "compare_baseline", "kept_updates", "save_baseline"]
+__all__ = ["Change", "Comparison", "check_baseline", "compare_baseline", "kept_updates", "save_baseline"]
 
 FORMAT = "optexport-parity-baseline-1"
 
@@ -52,7 +52,12 @@ def save_baseline(report: Report, path: str | os.PathLike[str]) -> int:
             kept = [t for t in kept_updates(len(values)) if t <= len(values)]
             arrays[f"{number}/{i}"] = np.ascontiguousarray(values[[t - 1 for t in kept]])
             slots.append([param, slot, kept, _digests(values)])
-        cases[result.case.id] = {"number": number, "status": result.status, "backend": result.case.backend, "slots": slots}
+        cases[result.case.id] = {
+            "number": number,
+            "status": result.status,
+            "backend": result.case.backend,
+            "slots": slots,
+        }
     header = {
         "format": FORMAT,
         "environment": dict(report.environment),
@@ -106,8 +111,33 @@ class Comparison:
     def regressions(self) -> tuple[Change, ...]:
         """What fails a gate: numbers farther than accepted, cases that got worse, cases that are gone."""
         return tuple(
-            c for c in self.changes if c.kind in ("worse", "gone") or (c.kind == "changed" and c.ulp_max > self.ulps)
+            c
+            for c in self.changes
+            if c.kind in ("worse", "gone") or (c.kind == "changed" and c.ulp_max > self.ulps)
         )
+
+    def sentences(self) -> list[str]:
+        """For people: what is another version, then what changed, regressions first."""
+        bad = set(self.regressions)
+        out = [f"{what}: {then} then, {now} now" for what, (then, now) in self.environment.items()]
+        out += [f"regression: {c.sentence}" for c in self.regressions]
+        out += [f"{c.kind}: {c.sentence}" for c in self.changes if c not in bad]
+        out += [f"new: {name}" for name in self.new]
+        same = self.compared - sum(c.kind == "changed" for c in self.changes)
+        return [*out, f"{same} of {self.compared} cases have the same bits as in the baseline"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Standard JSON."""
+        return {
+            "path": self.path,
+            "passed": not self.regressions,
+            "compared": self.compared,
+            "ulps": self.ulps,
+            "environment": {k: list(v) for k, v in self.environment.items()},
+            "regressions": [c.case for c in self.regressions],
+            "changes": [vars(c) for c in self.changes],
+            "new": list(self.new),
+        }
 
 
 def compare_baseline(report: Report, path: str | os.PathLike[str], ulp: int = 0) -> Comparison:
@@ -129,7 +159,11 @@ def compare_baseline(report: Report, path: str | os.PathLike[str], ulp: int = 0)
         compared += 1
         change = _changed(name, then, arrays, result.series)
         if then["status"] == "within" and result.failed:
-            changes.append(Change(name, "worse", f"{name}: was within its bounds; now {result.sentence}", *_place(change)))
+            changes.append(
+                Change(
+                    name, "worse", f"{name}: was within its bounds; now {result.sentence}", *_place(change)
+                )
+            )
         elif change is not None:
             changes.append(change)
         elif then["status"] != "within" and result.status == "within":
@@ -138,11 +172,21 @@ def compare_baseline(report: Report, path: str | os.PathLike[str], ulp: int = 0)
     return Comparison(os.fspath(path), tuple(changes), compared, ulp, _versions(header, report), new)
 
 
+def check_baseline(path: str | os.PathLike[str]) -> None:
+    """Raises:
+    CheckpointError: the file is no baseline, or damaged."""
+    _opened(os.fspath(path))
+
+
 def _place(change: Change | None) -> tuple[Any, ...]:
-    return () if change is None else (change.update, change.param, change.slot, change.ulp_max, change.relative)
+    return (
+        () if change is None else (change.update, change.param, change.slot, change.ulp_max, change.relative)
+    )
 
 
-def _changed(name: str, then: Mapping[str, Any], arrays: Mapping[str, np.ndarray], series: Series) -> Change | None:
+def _changed(
+    name: str, then: Mapping[str, Any], arrays: Mapping[str, np.ndarray], series: Series
+) -> Change | None:
     """The first bit that differs, and how far the numbers are apart at the worst kept update."""
     firsts: list[tuple[int, int, str, str]] = []
     far, relative = 0, 0.0
@@ -157,7 +201,13 @@ def _changed(name: str, then: Mapping[str, Any], arrays: Mapping[str, np.ndarray
             continue
         fresh = _digests(now)
         count = min(len(digests), len(fresh)) // 16
-        first = next((t for t in range(count) if digests[16 * t : 16 * t + 16] != fresh[16 * t : 16 * t + 16]), count) + 1
+        first = (
+            next(
+                (t for t in range(count) if digests[16 * t : 16 * t + 16] != fresh[16 * t : 16 * t + 16]),
+                count,
+            )
+            + 1
+        )
         firsts.append((first, -1 if slot == "param" else i, param, slot))
         both = [(k, t - 1) for k, t in enumerate(kept) if t <= len(now)]
         a, b = now[[t for _, t in both]], before[[k for k, _ in both]]
@@ -165,7 +215,9 @@ def _changed(name: str, then: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         x, y = a.astype(np.float64), b.astype(np.float64)
         with np.errstate(all="ignore"):
             scale = float(np.abs(y).max(initial=0.0))
-            relative = max(relative, float(np.nan_to_num(np.abs(x - y), nan=0.0).max(initial=0.0)) / (scale or 1.0))
+            relative = max(
+                relative, float(np.nan_to_num(np.abs(x - y), nan=0.0).max(initial=0.0)) / (scale or 1.0)
+            )
     if not firsts:
         return None
     update, _, param, slot = min(firsts)
@@ -195,11 +247,15 @@ def _opened(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {}).get("optexport", "null"))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: expected a baseline ({FORMAT}), found another file; write one with --save")
+                raise CheckpointError(
+                    f"{path}: expected a baseline ({FORMAT}), found another file; write one with --save"
+                )
             arrays = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (no mapping)
         _check(path, header, arrays)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected a baseline, found no file; write one with --save {path}") from None
+        raise CheckpointError(
+            f"{path}: expected a baseline, found no file; write one with --save {path}"
+        ) from None
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise CheckpointError(f"{path}: expected a baseline ({FORMAT}), found a damaged file: {e}") from None
     return header, arrays
@@ -210,7 +266,9 @@ def _check(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         for i, (_, _, kept, digests) in enumerate(case["slots"]):
             array = arrays[f"{case['number']}/{i}"]
             if array.shape[0] != len(kept) or len(digests) % 16 or not _rising(kept, len(digests) // 16):
-                raise CheckpointError(f"{path}: {name}: its updates do not fit its arrays; the file is damaged")
+                raise CheckpointError(
+                    f"{path}: {name}: its updates do not fit its arrays; the file is damaged"
+                )
 
 
 def _rising(kept: Sequence[Any], steps: int) -> bool:

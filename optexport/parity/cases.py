@@ -128,4 +128,3 @@ def default_cases(
         rows = [first[n] for n in names if n in first]
         out += plan(rows, backends=backends, dtypes=("float32",), problems=(problem,), steps=steps)
     return _unique(out)
-

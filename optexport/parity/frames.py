@@ -52,7 +52,9 @@ def write_frame(fd: int, message: Mapping[str, Any], arrays: Mapping[str, Any] |
     for name, value in (arrays or {}).items():
         array = np.asarray(value)
         if array.dtype.name not in _DTYPES:
-            raise Rubbish(f"array {name!r}: expected one of {', '.join(sorted(_DTYPES))}, found {array.dtype}")
+            raise Rubbish(
+                f"array {name!r}: expected one of {', '.join(sorted(_DTYPES))}, found {array.dtype}"
+            )
         parts.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         described.append([name, array.dtype.name, list(array.shape)])
     header = json.dumps({**message, "arrays": described}).encode()

@@ -32,7 +32,9 @@ def extreme(dtype: Any = np.float64, steps: int = 30, seed: int = 0) -> Problem:
     return made
 
 
-def recorded(path: str | os.PathLike[str], dtype: Any = np.float64, steps: int | None = None, seed: int = 0) -> Problem:
+def recorded(
+    path: str | os.PathLike[str], dtype: Any = np.float64, steps: int | None = None, seed: int = 0
+) -> Problem:
     """The problem that a file of gradients makes: ``.npz`` or ``.safetensors``.
 
     An entry ``NAME`` holds the gradients of one parameter, the step first; ``param:NAME`` the parameter's first
@@ -52,11 +54,15 @@ def recorded(path: str | os.PathLike[str], dtype: Any = np.float64, steps: int |
     count = min(counts.values())
     if count == 0 or len(set(counts.values())) > 1:
         said = ", ".join(f"{n!r} {c}" for n, c in counts.items())
-        raise CheckpointError(f"{where}: expected as many steps for every parameter, at least 1, found {said}")
+        raise CheckpointError(
+            f"{where}: expected as many steps for every parameter, at least 1, found {said}"
+        )
     for name, value in first.items():
         if name not in grads or value.shape != grads[name].shape[1:]:
             found = grads[name].shape[1:] if name in grads else "no gradients"
-            raise CheckpointError(f"{where}: param:{name} has shape {value.shape}; its gradients have {found}")
+            raise CheckpointError(
+                f"{where}: param:{name} has shape {value.shape}; its gradients have {found}"
+            )
     count = count if steps is None else min(count, steps)
     shapes = {n: v.shape[1:] for n, v in grads.items()}
     made = problem(dtype, count, seed, shapes=shapes)

@@ -4,7 +4,7 @@ crossing and the slot that crossed it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,9 @@ class SlotError:
     @property
     def first(self) -> int | None:
         """The first update that leaves the bound, from 1."""
-        return next((t for t, (e, b) in enumerate(zip(self.errors, self.bounds, strict=False), 1) if e > b), None)
+        return next(
+            (t for t, (e, b) in enumerate(zip(self.errors, self.bounds, strict=False), 1) if e > b), None
+        )
 
     @property
     def ratio(self) -> float:
@@ -67,7 +69,11 @@ class Measured:
     def first(self) -> dict[str, Any] | None:
         """The slot that left its bound first: update, parameter, slot, error, bound. Among several at one
         update the one farthest out."""
-        crossed = [(s.first, -s.errors[s.first - 1] / max(s.bounds[s.first - 1], 1e-300), s) for s in self.slots if s.first]
+        crossed = [
+            (s.first, -s.errors[s.first - 1] / max(s.bounds[s.first - 1], 1e-300), s)
+            for s in self.slots
+            if s.first
+        ]
         if not crossed:
             return None
         update, _, s = min(crossed, key=lambda c: c[:2])
@@ -121,7 +127,9 @@ def measure(
             continue
         if mine.shape[1:] != right.shape[1:]:
             if fault is None:
-                said = f"parameter {param!r}, {slot}: expected shape {right.shape[1:]}, found {mine.shape[1:]}"
+                said = (
+                    f"parameter {param!r}, {slot}: expected shape {right.shape[1:]}, found {mine.shape[1:]}"
+                )
                 fault = Fault("shape", f"the optimizer changes a shape: {said}", 1, param, slot)
             continue
         n = min(len(mine), len(right))
@@ -159,7 +167,9 @@ def relative_errors(a: np.ndarray, b: np.ndarray) -> list[float]:
         gap = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
         top = np.nan_to_num(gap, nan=np.inf).max(axis=1, initial=0.0)
         scale = np.where(np.isfinite(y), np.abs(y), 0.0).max(axis=1, initial=0.0)
-        return [0.0 if t == 0 else float(t / s) if s else float("inf") for t, s in zip(top, scale, strict=True)]
+        return [
+            0.0 if t == 0 else float(t / s) if s else float("inf") for t, s in zip(top, scale, strict=True)
+        ]
 
 
 def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -171,7 +181,9 @@ def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     one, two = _ordered(x), _ordered(y)
     # Two's complement: the difference is right modulo 2⁶⁴, and never negative in this order.
     with np.errstate(over="ignore"):
-        distance = np.where(one > two, one.view(np.uint64) - two.view(np.uint64), two.view(np.uint64) - one.view(np.uint64))
+        distance = np.where(
+            one > two, one.view(np.uint64) - two.view(np.uint64), two.view(np.uint64) - one.view(np.uint64)
+        )
     nan = np.isnan(x), np.isnan(y)
     distance = np.where(nan[0] & nan[1], np.uint64(0), distance)
     return np.where(nan[0] ^ nan[1], np.iinfo(np.uint64).max, distance)
@@ -187,4 +199,6 @@ def _ordered(x: np.ndarray) -> np.ndarray:
 def histogram(distance: np.ndarray) -> tuple[int, ...]:
     """How many elements lie in each class of `BUCKETS`; the last number is of those beyond."""
     edges = np.array(BUCKETS, np.uint64)
-    return tuple(int(n) for n in np.bincount(np.searchsorted(edges, distance.ravel()), minlength=len(edges) + 1))
+    return tuple(
+        int(n) for n in np.bincount(np.searchsorted(edges, distance.ravel()), minlength=len(edges) + 1)
+    )

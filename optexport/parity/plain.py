@@ -69,7 +69,9 @@ class _Run:
         for name, state in self.state.items():
             pairs = state.items() if isinstance(state, Mapping) else enumerate(_items(state))
             found[name] = {
-                str(k): np.array(v) for k, v in pairs if np.shape(v) == self.now[name].shape and not callable(v)
+                str(k): np.array(v)
+                for k, v in pairs
+                if np.shape(v) == self.now[name].shape and not callable(v)
             }
         return found
 

@@ -70,7 +70,11 @@ class Row:
 
     def spec(self) -> Spec:
         """The optimizer as its dialect reads it, or the catalogue's rule."""
-        return native(self.optimizer, **self.arguments) if self.framework else spec(self.optimizer, **self.arguments)
+        return (
+            native(self.optimizer, **self.arguments)
+            if self.framework
+            else spec(self.optimizer, **self.arguments)
+        )
 
     @property
     def lr(self) -> float | None:

@@ -68,7 +68,9 @@ def _flat(
 
 
 def _changed(
-    kept: Mapping[tuple[str, str], Sequence[np.ndarray]], now: Mapping[tuple[str, str], np.ndarray], update: int
+    kept: Mapping[tuple[str, str], Sequence[np.ndarray]],
+    now: Mapping[tuple[str, str], np.ndarray],
+    update: int,
 ) -> Fault | None:
     for (param, slot), before in kept.items():
         value, where = now.get((param, slot)), f"update {update}, parameter {param!r}, {slot}"

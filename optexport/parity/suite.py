@@ -84,7 +84,9 @@ class Report:
         return ran and not any(r.failed for r in self.results) and not any(w.failed for w in self.workers)
 
 
-def bounds_of(spec: Spec, names: Iterable[str], steps: int, dtype: str, amplification: float, floor: float) -> dict[str, list[float]]:
+def bounds_of(
+    spec: Spec, names: Iterable[str], steps: int, dtype: str, amplification: float, floor: float
+) -> dict[str, list[float]]:
     """What rounding explains after each update, by parameter. spec: settled."""
     out = {}
     for name in names:
@@ -236,7 +238,14 @@ class _Lane:
     """The cases of one backend, one after another in its worker."""
 
     def __init__(
-        self, backend: str, python: str | None, shared: _Referee, timeout: float, twice: bool, options: dict[str, Any], keep: bool
+        self,
+        backend: str,
+        python: str | None,
+        shared: _Referee,
+        timeout: float,
+        twice: bool,
+        options: dict[str, Any],
+        keep: bool,
     ) -> None:
         self.backend, self.python, self.shared = backend, python, shared
         self.timeout, self.twice, self.options, self.keep = timeout, twice, options, keep
@@ -251,7 +260,9 @@ class _Lane:
                 try:
                     hello = worker.start()
                 except WorkerError as e:
-                    return self._gone(left, note, WorkerResult(self.backend, python, e.kind, str(e), required=required))
+                    return self._gone(
+                        left, note, WorkerResult(self.backend, python, e.kind, str(e), required=required)
+                    )
                 versions = hello.get("environment", {})
                 if "absent" in hello:
                     said = str(hello["absent"])
@@ -264,7 +275,9 @@ class _Lane:
         said = f"{last}; lost {RESTARTS + 1} times, the rest is given up"
         return self._gone(left, note, WorkerResult(self.backend, python, last.kind, said, versions, required))
 
-    def _serve(self, worker: Worker, left: list[Case], note: Callable[[CaseResult], None]) -> WorkerError | None:
+    def _serve(
+        self, worker: Worker, left: list[Case], note: Callable[[CaseResult], None]
+    ) -> WorkerError | None:
         """Until all are done, or the worker is lost; then its case is over too."""
         while left:
             case = left.pop(0)
@@ -277,7 +290,9 @@ class _Lane:
                 note(CaseResult(case, "unavailable", str(e)))
         return None
 
-    def _gone(self, left: Sequence[Case], note: Callable[[CaseResult], None], result: WorkerResult) -> WorkerResult:
+    def _gone(
+        self, left: Sequence[Case], note: Callable[[CaseResult], None], result: WorkerResult
+    ) -> WorkerResult:
         status = "not-run" if result.failed else "unavailable"
         for case in left:
             note(CaseResult(case, status, result.sentence))

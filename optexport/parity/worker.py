@@ -23,7 +23,7 @@ from .environment import environment
 from .frames import Closed, read_frame, write_frame
 from .record import Row
 from .runs import Snapshot
-from .series import Fault, collect, parted, raised
+from .series import collect, parted, raised
 
 __all__ = ["PROTOCOL", "main", "thawed"]
 
@@ -57,7 +57,9 @@ def main() -> None:
         return
 
 
-def answer(run: ModuleType, message: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def answer(
+    run: ModuleType, message: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What one case gives: its series, and a fault where there is one; or why it is not offered."""
     begun = time.perf_counter()
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -94,7 +96,9 @@ def _snapshots(run: ModuleType, message: Mapping[str, Any], arrays: Mapping[str,
     lrs = message["lrs"]
     if case["form"] == "native":
         given |= {"done": row.done} if row.done else {}
-        return _checked(run.native_snapshots(row.optimizer, row.arguments, params, grads, lrs, dtype=dtype, **given))
+        return _checked(
+            run.native_snapshots(row.optimizer, row.arguments, params, grads, lrs, dtype=dtype, **given)
+        )
     return _checked(run.snapshots(row.spec(), params, grads, lrs, dtype=dtype, **given))
 
 

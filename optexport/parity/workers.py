@@ -59,7 +59,12 @@ class Worker:
     def start(self) -> dict[str, Any]:
         """Start it; what it says of itself."""
         # One core each: results of a run then do not follow the machine's load, and workers share it.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         # A virtual environment of this process is not the worker's.
         for name in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"):
             if self.python != sys.executable:
@@ -103,12 +108,14 @@ class Worker:
         except Late:
             self.stop()
             raise WorkerError(
-                "hung", f"{self._where}: no answer within {timeout:g} s {what}; it was ended (--timeout gives more)"
+                "hung",
+                f"{self._where}: no answer within {timeout:g} s {what}; it was ended (--timeout gives more)",
             ) from None
         except Rubbish as e:
             self.stop()
             raise WorkerError(
-                "rubbish", f"{self._where}: expected a message on its standard output, found {e}; it was ended"
+                "rubbish",
+                f"{self._where}: expected a message on its standard output, found {e}; it was ended",
             ) from None
         except Closed as e:
             raise self._ended(e) from None
@@ -130,7 +137,9 @@ class Worker:
             else f"it ended with exit code {code}"
         )
         if code == 1 and "No module named" in said and "optexport" in said:
-            return WorkerError("absent", f"{self._where}: has no optexport with parity workers; install it there")
+            return WorkerError(
+                "absent", f"{self._where}: has no optexport with parity workers; install it there"
+            )
         return WorkerError("died", f"{self._where}: {how}" + (f"; its last words: {said}" if said else ""))
 
     @property

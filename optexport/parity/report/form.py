@@ -8,7 +8,7 @@ from typing import Any
 from ..measures import BUCKETS, SlotError
 from ..suite import CaseResult, Report
 
-__all__ = ["FORMAT", "as_json", "case_json"]
+__all__ = ["FORMAT", "as_json", "case_json", "number"]
 
 FORMAT = "optexport-parity-1"
 
@@ -39,7 +39,7 @@ def as_json(report: Report, curves: bool = True) -> dict[str, Any]:
             }
             for w in report.workers
         ],
-        "referee_losses": {k: [_number(x) for x in v] for k, v in report.losses.items()},
+        "referee_losses": {k: [number(x) for x in v] for k, v in report.losses.items()},
         "results": [case_json(r, curves) for r in results],
     }
 
@@ -65,15 +65,15 @@ def case_json(result: CaseResult, curves: bool = True) -> dict[str, Any]:
         "first": None,
         "fault": None,
         "slots": [],
-        "losses": [_number(x) for x in result.losses],
+        "losses": [number(x) for x in result.losses],
     }
     if measured is not None:
         first = measured.first
         out |= {
-            "error": _number(measured.error),
-            "ratio": _number(measured.ratio),
+            "error": number(measured.error),
+            "ratio": number(measured.ratio),
             "ulp_max": measured.ulp_max,
-            "first": first and {k: _number(v) if isinstance(v, float) else v for k, v in first.items()},
+            "first": first and {k: number(v) if isinstance(v, float) else v for k, v in first.items()},
             "fault": measured.fault.kind if measured.fault else None,
             "slots": [_slot(s, curves) for s in measured.slots],
         }
@@ -84,16 +84,17 @@ def _slot(s: SlotError, curves: bool) -> dict[str, Any]:
     out: dict[str, Any] = {
         "param": s.param,
         "slot": s.slot,
-        "error": _number(max(s.errors, default=0.0)),
-        "ratio": _number(s.ratio),
+        "error": number(max(s.errors, default=0.0)),
+        "ratio": number(s.ratio),
         "first": s.first,
         "ulp": list(s.ulp),
         "ulp_max": s.ulp_max,
     }
     if curves:
-        out |= {"errors": [_number(e) for e in s.errors], "bounds": [_number(b) for b in s.bounds]}
+        out |= {"errors": [number(e) for e in s.errors], "bounds": [number(b) for b in s.bounds]}
     return out
 
 
-def _number(x: float) -> float | str:
+def number(x: float) -> float | str:
+    """Four digits of it; a text where it is not finite."""
     return float(f"{x:.4g}") if math.isfinite(x) else str(x)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from ..baseline import Comparison
 from ..suite import CaseResult, Report
 
 __all__ = ["junit"]
 
 
-def junit(report: Report) -> bytes:
-    """UTF-8 XML that pipelines read."""
+def junit(report: Report, baseline: Comparison | None = None) -> bytes:
+    """UTF-8 XML that pipelines read. baseline: a suite of its own, one test case a case of the file."""
     root = ET.Element("testsuites", name="optexport parity", time=f"{report.seconds:.3f}")
     totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for worker in report.workers:
@@ -35,10 +36,29 @@ def junit(report: Report) -> bytes:
         for key, n in tally.items():
             suite.set(key, str(n))
             totals[key] += n
+    if baseline is not None:
+        for key, n in _baseline(root, baseline).items():
+            totals[key] += n
     for key, n in totals.items():
         root.set(key, str(n))
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def _baseline(root: ET.Element, baseline: Comparison) -> dict[str, int]:
+    bad = baseline.regressions
+    tally = {"tests": max(1, len(bad)), "failures": len(bad), "errors": 0, "skipped": 0}
+    suite = ET.SubElement(
+        root, "testsuite", name="baseline", time="0", **{k: str(n) for k, n in tally.items()}
+    )
+    for change in bad:
+        element = ET.SubElement(
+            suite, "testcase", classname="parity.baseline", name=_text(change.case), time="0"
+        )
+        _said(element, "failure", change.kind, change.sentence)
+    if not bad:
+        ET.SubElement(suite, "testcase", classname="parity.baseline", name="all", time="0")
+    return tally
 
 
 def _case(suite: ET.Element, result: CaseResult) -> str:
