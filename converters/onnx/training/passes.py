@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from optexport.errors import ModelError, NamingError
 
 from .backward import handled
+from .ceiling import round_windows_down
 from .composites import SEED, batch_norm_training, dropout_mask
 from .tape import Tape, reads
 
@@ -46,6 +47,8 @@ def simplify(proto: onnx.ModelProto, tape: Tape, params: Mapping[str, np.ndarray
         _complete(node, tape)
     for _ in range(4):
         _infer(proto, nodes, tape, params)
+        while round_windows_down(nodes, tape):
+            _infer(proto, nodes, tape, params)
         folded = _Folder(tape).run(nodes)
         expanded = [made for n in folded for made in _expanded(n, tape)]
         settled = len(expanded) == len(folded) == len(nodes)

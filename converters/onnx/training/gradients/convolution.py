@@ -5,6 +5,7 @@ The input's gradient is a transposed convolution. The weight's has a file of its
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..backward import Gradients, Op, gradient
@@ -36,9 +37,7 @@ def conv_transpose(op: Op, g: str) -> Gradients:
     shape = t.static(w)
     if shape is None:
         raise op.error("its weight has an unknown shape; expected known sizes")
-    if op.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or op.attribute("output_shape"):
-        raise op.error("expected explicit pads; export without auto_pad and output_shape")
-    win = window(op, shape[2:], op.y, x)
+    win = _cropping(op, window(op, shape[2:], op.y, x), x)
     attributes: dict[str, Any] = {
         "kernel_shape": win.kernel, "strides": win.strides, "dilations": win.dilations,
         "pads": (*win.begin, *win.end), "group": win.group,
@@ -47,6 +46,23 @@ def conv_transpose(op: Op, g: str) -> Gradients:
     dw = weight_gradient(op, g, x, w, win) if op.needs[1] else None
     db = _bias(op, g) if len(op.inputs) > 2 and op.needs[2] else None
     return (dx, dw, db)[: len(op.inputs)]
+
+
+def _cropping(op: Op, win: Window, x: str) -> Window:
+    """The pads of a transposed convolution that follow from the size of its output."""
+    auto = op.attribute("auto_pad", "NOTSET")
+    if not auto.startswith("SAME") and not op.attribute("output_shape"):
+        return win
+    more = op.attribute("output_padding") or (0,) * len(win.kernel)
+    total = [
+        max(s * (n - 1) + p + (k - 1) * d + 1 - out, 0)
+        for s, n, p, k, d, out in zip(
+            win.strides, spatial(op, x), more, win.kernel, win.dilations, spatial(op, op.y), strict=True
+        )
+    ]
+    small, big = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    begin, end = (small, big) if auto == "SAME_UPPER" else (big, small)
+    return replace(win, begin=begin, end=end)
 
 
 def _bias(op: Op, g: str) -> str:

@@ -93,7 +93,14 @@ def _shares(sizes: tuple[int, ...], out: tuple[int, ...], win: Window, padded: b
 @gradient("GlobalAveragePool")
 def global_average_pool(op: Op, g: str) -> Gradients:
     t = op.tape
-    return (t.expand_like(t.div(g, float(math.prod(spatial(op, op.x)))), op.x),)
+    sizes = t.shapes[op.x][2:] if op.shape() else ()
+    if sizes and all(isinstance(n, int) for n in sizes):
+        count: str | float = float(math.prod(int(n or 0) for n in sizes))
+    else:
+        n = t.op("ReduceProd", t.op("Slice", t.shape_of(op.x), t.ints(2), t.ints(op.rank())), keepdims=0)
+        t.types[n], t.shapes[n] = T.INT64, ()
+        count = t.cast(n, t.types[op.x])
+    return (t.expand_like(t.div(g, count), op.x),)
 
 
 @gradient("GlobalMaxPool")
