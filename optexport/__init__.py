@@ -21,6 +21,7 @@ if not os.path.isdir(
     __path__.append(_root)
 
 _HOME = {
+    "Checked": "parity.mine",
     "CheckpointError": "errors",
     "Group": "specs",
     "HyperparameterError": "errors",
@@ -35,6 +36,7 @@ _HOME = {
     "TrainingState": "state",
     "UnknownNameError": "errors",
     "VerdictError": "errors",
+    "check": "parity.mine",
     "emit": "emitters",
     "init": "reference",
     "load": "state",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         VerdictError,
     )
+    from .parity.mine import Checked, check
     from .reference import init, step
     from .schedules import NativeCall, Schedule, lower_schedule, native_schedule, schedule, translate_schedule
     from .specs import Group, Spec, native, spec

@@ -74,7 +74,7 @@ class _Run:
         try:
             self._called()
         except RuntimeError as e:
-            if self.sparse or "sparse gradients" not in str(e):
+            if self.sparse or not ("sparse gradients" in str(e) or "dense gradients" in str(e)):
                 raise
             self.sparse = True  # it takes sparse gradients alone
             self.step(grads, rate)

@@ -25,6 +25,7 @@ from .problems import Problem, problem
 from .runs import Snapshot
 from .series import Fault, Series, expected, parted
 from .subjects import Subject, SubjectError, stepped, subject
+from .table import rows_of, table
 
 __all__ = ["Checked", "check"]
 
@@ -236,7 +237,10 @@ def _rates(one: Subject, other: Spec | Subject, p: Problem, dtype: str) -> bool:
     """Whether the learning rate of both can be changed between steps."""
     if isinstance(other, Spec):
         values = other.groups[-1].hyperparameters
-        can = "lr" in values and other.one_lr and not other.groups[-1].schedules
+        group = other.groups[-1]
+        # Where a native optimizer is its rule at a constant rate alone, the table's row says so.
+        fixed = any(r.drop == 1 and _same(r.spec().groups[-1].rule, group.rule) for r in rows_of(group.native or ""))
+        can = "lr" in values and other.one_lr and not group.schedules and not fixed
     else:
         can = _can_change(other, p, dtype)
     return can and _can_change(one, p, dtype)
@@ -309,8 +313,6 @@ def _by_rule(
 
 def _known(rule: Rule, name: str | None, dtype: str) -> tuple[float, float]:
     """Amplification of a rule and floor of a native optimizer, as the parity table has them with their reasons."""
-    from .table import table
-
     rows = [r for r in table() if r.amplification != 1 or (name and r.optimizer.lower() == name.lower())]
     alike = [r for r in rows if _same(r.spec().groups[-1].rule, rule)]
     floors = [r.floor_in(dtype) for r in alike if name and r.optimizer.lower() == name.lower()]
