@@ -24,15 +24,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 from optexport import __version__
-from optexport.errors import CheckpointError, ModelError
+from optexport.errors import CheckpointError, ModelError, UnknownNameError
 from optexport.specs import Spec
+from optexport.specs import spec as plain
 from optexport.state.manifest import spec_text
 from optexport.state.training import TrainingState
 
 from .emit import IR_VERSION
 from .training.composites import write_out
 from .training.forward import Meant, read_forward
-from .training_graph import Built, _check_names, build
+from .training_graph import Built, build
 
 __all__ = ["TRAINING", "build_training_info", "exact", "fresh_state", "joined", "started"]
 
@@ -113,7 +114,12 @@ def started(
         raise ModelError("expected a spec or a state, one of the two")
     if state is not None and any("master" in s for s in state.slots.values()):
         state = state.without_masters()
-    built = build(model, loss, given, steps=None if state is None else state.steps, **options)
+    try:
+        built = build(model, loss, given, steps=None if state is None else state.steps, **options)
+    except UnknownNameError:
+        if state is not None:  # which parameter it is, and whose
+            _check_same(build(model, loss, plain("sgd"), **options).params, state)
+        raise
     if state is None:
         state = _fresh(given, built)
     else:
@@ -195,9 +201,9 @@ def exact(array: np.ndarray, dtype: np.dtype[Any], name: str, *, rounds: bool = 
 
 def _inference(model: onnx.ModelProto | str | os.PathLike[str], meant: Meant, held: _Held) -> onnx.ModelProto:
     """The forward model as it is used, its values those of the run; the same nodes as the training graph's."""
-    forward = read_forward(model, replace(meant, batch_norm="inference", dropout=0.0))
+    own = {"loss", "label", "step", "seed", *(h for g in held.spec.groups for h in g.hyperparameters)}
+    forward = read_forward(model, replace(meant, batch_norm="inference", dropout=0.0), own)
     tape = forward.tape
-    _check_names(tape, forward)
     write_out(tape)
     values = {**held.params, **held.buffers}
     initializers = [i for i in tape.initializers() if i.name not in values]
