@@ -20,6 +20,7 @@ from optexport.converters.torch import checkpoint
 from optexport.demo import make_data, run
 from optexport.demo.show import show
 from optexport.errors import CheckpointError
+from optexport.parity.compare import relative_error
 from optexport.state import TrainingState
 from optexport.state.inspect import inspect
 from optexport.state.lift import native_state
@@ -283,6 +284,31 @@ def test_torch_opens_the_checkpoint() -> None:
     optimizer = make_data.optimizer_of(model)
     optimizer.load_state_dict(held["optimizer"])
     assert float(optimizer.state[model.hidden.weight]["step"]) == make_data.SAVED_AT
+
+
+def test_torch_goes_on_from_what_came_back(recorded: Mapping[str, np.ndarray], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    run.work(str(tmp_path))
+    held = torch.load(tmp_path / run.BACK, weights_only=True)
+    model = make_data.network()
+    model.load_state_dict(held["model"])
+    optimizer = make_data.optimizer_of(model)
+    optimizer.load_state_dict(held["optimizer"])
+    limit = run.tolerance(ox.load(run.CHECKPOINT), make_data.CONTINUED)
+    for name, parameter in model.named_parameters():
+        slots = optimizer.state[parameter]
+        assert float(slots["step"]) == make_data.SAVED_AT + make_data.CONTINUED
+        pairs = {"param": parameter.detach(), "exp_avg": slots["exp_avg"], "exp_avg_sq": slots["exp_avg_sq"]}
+        for key, value in pairs.items():
+            assert relative_error(value.numpy(), recorded[f"{key}/{name}"][-1]) <= limit
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0.0]
+    images = torch.from_numpy(recorded["images"].astype(np.float32) / 16)
+    loss = torch.nn.functional.cross_entropy(
+        model(images), torch.from_numpy(recorded["labels"].astype(np.int64))
+    )
+    loss.backward()
+    optimizer.step()
+    assert 0 < loss.item() < 0.2
 
 
 def test_script_makes_these_files_again(tmp_path: Path) -> None:
