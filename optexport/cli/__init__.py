@@ -22,6 +22,7 @@ COMMANDS = {
     "emit": "Write a rule as an ONNX update graph, an MXNet or a PyTorch optimizer.",
     "training-graph": "A forward ONNX model with loss, gradient and update as one graph that trains.",
     "parity": "Every rule on every backend beside the referee; the difference; a gate for pipelines.",
+    "identify": "Which rule an optimizer is: a class, a function or an ONNX graph, told by its updates.",
     "demo": "A real half-finished run, continued elsewhere and checked, end to end.",
 }
 
