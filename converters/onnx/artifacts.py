@@ -204,7 +204,7 @@ def _optimizer_model(native: Any) -> onnx.ModelProto:
         [node],
         "update",
         [*scalars, *(helper.make_tensor_sequence_value_info(n, T.FLOAT, None) for n in lists)],
-        [helper.make_tensor_value_info("update_completed", T.BOOL, [1])],
+        [helper.make_tensor_value_info("update_completed", T.BOOL, None)],
     )
     return _model(graph, 18)
 
