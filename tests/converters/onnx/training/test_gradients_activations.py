@@ -65,7 +65,7 @@ def _elementwise() -> list[Case]:
 def _prelu() -> list[Case]:
     x = (2, 3, 4)
     return [
-        case(f"slope {s}", "PRelu", "x slope", lambda x, slope: torch.where(x > 0, x, slope * x),
+        case(f"slope {s}, opset {o}", "PRelu", "x slope", lambda x, slope: torch.where(x > 0, x, slope * x),
              {"x": x, "slope": s}, modes=EVERY, opset=o)
         for s in ((), (1,), (3, 1), (4,), (3, 4), (1, 3, 1)) for o in (18, 22)
     ]  # fmt: skip

@@ -73,7 +73,7 @@ def _einsums() -> list[Case]:
 
         shared = [n for n, s in zip(names, shapes, strict=True) if equation.strip()[0] == "b" and s[0] == 2]
         batch = shared or (["x"] if "..." not in equation and equation not in ("i,i->", "ij,ij->ij") else [])
-        made.append(case(equation, "Einsum", " ".join(names), f, dict(zip(names, shapes, strict=True)),
+        made.append(case(f"{equation} of {shapes}", "Einsum", " ".join(names), f, dict(zip(names, shapes, strict=True)),
                          equation=equation, batch=batch, modes=EVERY))  # fmt: skip
     return made
 
