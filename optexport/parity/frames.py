@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import OptexportError
 
-__all__ = ["Closed", "Frame", "Late", "Rubbish", "read_frame", "write_frame"]
+__all__ = ["ClosedError", "Frame", "LateError", "RubbishError", "read_frame", "write_frame"]
 
 MAGIC = b"OXP1"
 _HEAD = struct.Struct(">4sIQ")
@@ -30,15 +30,15 @@ _DTYPES = frozenset({"float64", "float32", "float16", "int64", "int32", "bool"})
 Frame = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-class Closed(OptexportError):
+class ClosedError(OptexportError):
     """The other side is gone."""
 
 
-class Late(OptexportError):
+class LateError(OptexportError):
     """The other side said nothing in time."""
 
 
-class Rubbish(OptexportError):
+class RubbishError(OptexportError):
     """Bytes that are no frame."""
 
 
@@ -46,13 +46,13 @@ def write_frame(fd: int, message: Mapping[str, Any], arrays: Mapping[str, Any] |
     """Send one message.
 
     Raises:
-        Closed: nobody reads any more. Rubbish: an array of a type that frames do not carry.
+        ClosedError: nobody reads any more. RubbishError: an array of a type that frames do not carry.
     """
     parts, described = [], []
     for name, value in (arrays or {}).items():
         array = np.asarray(value)
         if array.dtype.name not in _DTYPES:
-            raise Rubbish(
+            raise RubbishError(
                 f"array {name!r}: expected one of {', '.join(sorted(_DTYPES))}, found {array.dtype}"
             )
         parts.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -64,7 +64,7 @@ def write_frame(fd: int, message: Mapping[str, Any], arrays: Mapping[str, Any] |
         while view:
             view = view[os.write(fd, view) :]
     except (BrokenPipeError, OSError) as e:
-        raise Closed(f"the other process closed its pipe ({e.strerror})") from None
+        raise ClosedError(f"the other process closed its pipe ({e.strerror})") from None
 
 
 def read_frame(fd: int, timeout: float | None = None) -> Frame:
@@ -73,13 +73,13 @@ def read_frame(fd: int, timeout: float | None = None) -> Frame:
     timeout: seconds for the whole of it, None to wait for ever.
 
     Raises:
-        Closed: the pipe ended. Late: the time was over. Rubbish: what came is no frame.
+        ClosedError: the pipe ended. LateError: the time was over. RubbishError: what came is no frame.
     """
     until = None if timeout is None else time.monotonic() + timeout
     head = _exactly(fd, _HEAD.size, until, start=True)
     _, header_size, arrays_size = _HEAD.unpack(head)
     if header_size > MOST_HEADER or arrays_size > MOST_ARRAYS:
-        raise Rubbish(
+        raise RubbishError(
             f"a frame of {header_size + arrays_size} bytes: expected at most {MOST_HEADER} and {MOST_ARRAYS}"
         )
     header, body = _exactly(fd, header_size, until), _exactly(fd, arrays_size, until)
@@ -87,7 +87,7 @@ def read_frame(fd: int, timeout: float | None = None) -> Frame:
         message = json.loads(header)
         return message, _arrays(message.pop("arrays"), body)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise Rubbish(f"a frame whose header does not fit its arrays: {e}") from None
+        raise RubbishError(f"a frame whose header does not fit its arrays: {e}") from None
 
 
 def _arrays(described: Any, body: bytes) -> dict[str, np.ndarray]:
@@ -113,12 +113,12 @@ def _exactly(fd: int, size: int, until: float | None, start: bool = False) -> by
         left = None if until is None else max(0.0, until - time.monotonic())
         ready, _, _ = select.select([fd], [], [], left)
         if not ready:
-            raise Late("no answer in time")
+            raise LateError("no answer in time")
         some = os.read(fd, min(size - len(got), 1 << 20))
         if not some:
-            raise Closed("the pipe ended")
+            raise ClosedError("the pipe ended")
         got += some
         if start and not MAGIC.startswith(bytes(got[:4])):
             more = os.read(fd, 200) if select.select([fd], [], [], 0.2)[0] else b""
-            raise Rubbish(repr((bytes(got) + more)[:80].decode("utf-8", "replace")))
+            raise RubbishError(repr((bytes(got) + more)[:80].decode("utf-8", "replace")))
     return bytes(got)

@@ -126,8 +126,9 @@ class Digits:
         order = rng.permutation(len(held.data))
         self.x, self.y = held.data[order] / 16.0, held.target[order]
         self.batch = batch
-        first = rng.standard_normal((64, 10)) * 0.1
-        self.first = {"weight": first.astype(np.float32).astype(np.float64), "bias": np.zeros(10)}
+        # No parameter starts at 0: errors are relative to it, and one that is all step has those of the step.
+        first = {"weight": rng.standard_normal((64, 10)) * 0.1, "bias": rng.standard_normal(10) * 0.1}
+        self.first = {n: v.astype(np.float32).astype(np.float64) for n, v in first.items()}
 
     def _of(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(t * self.batch, (t + 1) * self.batch) % len(self.x)

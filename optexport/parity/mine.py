@@ -239,7 +239,9 @@ def _rates(one: Subject, other: Spec | Subject, p: Problem, dtype: str) -> bool:
         values = other.groups[-1].hyperparameters
         group = other.groups[-1]
         # Where a native optimizer is its rule at a constant rate alone, the table's row says so.
-        fixed = any(r.drop == 1 and _same(r.spec().groups[-1].rule, group.rule) for r in rows_of(group.native or ""))
+        fixed = any(
+            r.drop == 1 and _same(r.spec().groups[-1].rule, group.rule) for r in rows_of(group.native or "")
+        )
         can = "lr" in values and other.one_lr and not group.schedules and not fixed
     else:
         can = _can_change(other, p, dtype)

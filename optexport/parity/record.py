@@ -37,7 +37,8 @@ BOTH = ("float64", "float32")
 
 @dataclass(frozen=True)
 class Row:
-    """optimizer (``framework:name``, or a rule of the catalogue) and its arguments; dtypes the framework can run it in; why the others are missing;
+    """optimizer (``framework:name``, or a rule of the catalogue) and its arguments; dtypes the framework
+    can run it in; why the others are missing;
     amplification: condition number of the rule, with its reason; floor: an error of the framework's
     own beyond rounding, relative, with its reason; floor32: the same, in float32 runs alone;
     floor16: the same, in runs of float16 parameters with float32 masters alone;

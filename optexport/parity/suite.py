@@ -6,7 +6,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -23,7 +24,7 @@ from .measures import Measured, measure
 from .problems import Problem
 from .series import Fault, Series, expected
 from .worker import frozen
-from .workers import Worker, WorkerError
+from .workers import HELLO_TIMEOUT, Worker, WorkerError
 
 __all__ = ["CaseResult", "Report", "WorkerResult", "bounds_of", "run_suite"]
 
@@ -128,8 +129,6 @@ class _Referee:
             if self.gradients is None:
                 raise OptexportError("the problem 'recorded' needs a file of gradients; give --grads FILE")
             return recorded(self.gradients, case.dtype, case.steps)
-        from dataclasses import replace
-
         return replace(case.row, steps=case.steps).problem(case.dtype)
 
     def run(self, case: Case, lrs: Sequence[float] | None) -> tuple[Series, Spec]:
@@ -161,6 +160,7 @@ def run_suite(
     required: Iterable[str] = (),
     gradients: str | None = None,
     timeout: float = 120.0,
+    hello_timeout: float = HELLO_TIMEOUT,
     jobs: int = 2,
     twice: bool = False,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -170,7 +170,8 @@ def run_suite(
     """Run every case in a process of its backend and compare it with the referee.
 
     pythons: framework -> interpreter, this one where not named. required: backends that must be there.
-    gradients: file of the problem ``recorded``. timeout: seconds for one case. jobs: processes at a time.
+    gradients: file of the problem ``recorded``. timeout: seconds for one case; hello_timeout: until a
+    worker has imported its framework. jobs: processes at a time.
     twice: run each case twice and compare bits. options: backend -> options of its ``snapshots``
     (``{"onnx": {"providers": [...]}}``). keep: the results hold the arrays, for a baseline.
     told: called with each result as it comes, from one thread at a time.
@@ -195,7 +196,8 @@ def run_suite(
     def serve(backend: str) -> WorkerResult:
         mine = by_backend[backend]
         python = (pythons or {}).get(backend)
-        lane = _Lane(backend, python, shared, timeout, twice, dict((options or {}).get(backend, {})), keep)
+        worker = partial(Worker, backend, python, hello_timeout)
+        lane = _Lane(worker, shared, timeout, twice, dict((options or {}).get(backend, {})), keep)
         return lane.run(mine, note, backend in set(required) | set(pythons or {}))
 
     # The longest first, so that none is alone at the end.
@@ -234,46 +236,38 @@ def _losses(shared: _Referee, case: Case, series: Series) -> tuple[float, ...]:
     return tuple(shared.digits.loss({n: v[t] for n, v in held.items()}, t) for t in range(len(held["bias"])))
 
 
+@dataclass(frozen=True)
 class _Lane:
-    """The cases of one backend, one after another in its worker."""
+    """The cases of one backend, one after another in its worker. worker: makes a new one."""
 
-    def __init__(
-        self,
-        backend: str,
-        python: str | None,
-        shared: _Referee,
-        timeout: float,
-        twice: bool,
-        options: dict[str, Any],
-        keep: bool,
-    ) -> None:
-        self.backend, self.python, self.shared = backend, python, shared
-        self.timeout, self.twice, self.options, self.keep = timeout, twice, options, keep
+    worker: Callable[[], Worker]
+    shared: _Referee
+    timeout: float
+    twice: bool
+    options: dict[str, Any]
+    keep: bool
 
     def run(self, cases: Sequence[Case], note: Callable[[CaseResult], None], required: bool) -> WorkerResult:
         left = list(cases)
-        python = Worker(self.backend, self.python).python
+        made = self.worker()
+        ended = partial(WorkerResult, made.framework, made.python, required=required)
         last: WorkerError | None = None
         versions: Mapping[str, str] = {}
         for _ in range(RESTARTS + 1):
-            with Worker(self.backend, self.python) as worker:
+            with self.worker() as worker:
                 try:
                     hello = worker.start()
                 except WorkerError as e:
-                    return self._gone(
-                        left, note, WorkerResult(self.backend, python, e.kind, str(e), required=required)
-                    )
+                    return self._gone(left, note, ended(e.kind, str(e)))
                 versions = hello.get("environment", {})
                 if "absent" in hello:
-                    said = str(hello["absent"])
-                    result = WorkerResult(self.backend, python, "absent", said, versions, required)
-                    return self._gone(left, note, result)
+                    return self._gone(left, note, ended("absent", str(hello["absent"]), versions))
                 last = self._serve(worker, left, note)
             if last is None:
-                return WorkerResult(self.backend, python, "ok", "", versions, required)
+                return ended("ok", "", versions)
         assert last is not None
         said = f"{last}; lost {RESTARTS + 1} times, the rest is given up"
-        return self._gone(left, note, WorkerResult(self.backend, python, last.kind, said, versions, required))
+        return self._gone(left, note, ended(last.kind, said, versions))
 
     def _serve(
         self, worker: Worker, left: list[Case], note: Callable[[CaseResult], None]

@@ -6,6 +6,7 @@ standard error, so that it cannot stand between two frames.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from .. import __version__
 from ..dialects import converter
 from ..errors import OptexportError, RuleError, UnknownNameError
 from .environment import environment
-from .frames import Closed, read_frame, write_frame
+from .frames import ClosedError, read_frame, write_frame
 from .record import Row
 from .runs import Snapshot
 from .series import collect, parted, raised
@@ -53,7 +54,7 @@ def main() -> None:
         while run is not None:
             message, arrays = read_frame(0)
             write_frame(out, *answer(run, message, arrays))
-    except Closed:
+    except ClosedError:
         return
 
 
@@ -90,11 +91,14 @@ def _snapshots(run: ModuleType, message: Mapping[str, Any], arrays: Mapping[str,
     params = {n: arrays[f"param:{n}"] for n in names}
     grads = [{n: arrays[f"grad:{n}"][t] for n in names} for t in range(steps)]
     given: dict[str, Any] = dict(message.get("options", {}))
-    if message.get("noise"):
+    native = case["form"] == "native"
+    # (A backend that takes none refuses the rule when it emits it, and says why.)
+    takes = inspect.signature(run.native_snapshots if native else run.snapshots).parameters
+    if message.get("noise") and "noise" in takes:
         given["noise"] = [{n: arrays[f"noise:{n}"][t] for n in names} for t in range(steps)]
     row = Row(case["optimizer"], thawed(case["arguments"]), case["desc"], done=case["done"])
     lrs = message["lrs"]
-    if case["form"] == "native":
+    if native:
         given |= {"done": row.done} if row.done else {}
         return _checked(
             run.native_snapshots(row.optimizer, row.arguments, params, grads, lrs, dtype=dtype, **given)

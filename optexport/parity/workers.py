@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import OptexportError
-from .frames import Closed, Frame, Late, Rubbish, read_frame, write_frame
+from .frames import ClosedError, Frame, LateError, RubbishError, read_frame, write_frame
 
-__all__ = ["Worker", "WorkerError", "absent_message"]
+__all__ = ["HELLO_TIMEOUT", "Worker", "WorkerError"]
 
 _PROTOCOL = 1
 HELLO_TIMEOUT = 180.0
@@ -26,10 +26,6 @@ class WorkerError(OptexportError):
     def __init__(self, kind: str, sentence: str) -> None:
         super().__init__(sentence)
         self.kind = kind
-
-
-def absent_message(framework: str, python: str, why: str) -> str:
-    return f"{framework} in {python}: {why}"
 
 
 class Worker:
@@ -69,7 +65,7 @@ class Worker:
         for name in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"):
             if self.python != sys.executable:
                 environment.pop(name, None)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `stop`)
         try:
             self._process = subprocess.Popen(
                 self.command,
@@ -97,27 +93,27 @@ class Worker:
         assert self._process is not None and self._process.stdin is not None
         try:
             write_frame(self._process.stdin.fileno(), message, arrays)
-        except Closed:
-            raise self._ended(Closed("its pipe closed")) from None
+        except ClosedError:
+            raise self._ended(ClosedError("its pipe closed")) from None
         return self._read(timeout, f"for {message.get('id', 'a case')}")
 
     def _read(self, timeout: float, what: str) -> Frame:
         assert self._process is not None and self._process.stdout is not None
         try:
             return read_frame(self._process.stdout.fileno(), timeout)
-        except Late:
+        except LateError:
             self.stop()
             raise WorkerError(
                 "hung",
                 f"{self._where}: no answer within {timeout:g} s {what}; it was ended (--timeout gives more)",
             ) from None
-        except Rubbish as e:
+        except RubbishError as e:
             self.stop()
             raise WorkerError(
                 "rubbish",
                 f"{self._where}: expected a message on its standard output, found {e}; it was ended",
             ) from None
-        except Closed as e:
+        except ClosedError as e:
             raise self._ended(e) from None
 
     def _ended(self, error: OptexportError) -> WorkerError:
