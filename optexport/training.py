@@ -50,13 +50,15 @@ def training_graph(
     runtime: Sequence[str] | None = None,
     steps: Mapping[str, int] | None = None,
     keep: Sequence[str] = (),
+    compute: str | None = None,
     **meant: Any,
 ) -> onnx.ModelProto:
     """One training step of ``forward`` as a graph of plain ``ai.onnx`` operators, for any onnxruntime.
 
     forward: a forward model, or its path. loss: ``softmax_cross_entropy``, ``bce_with_logits``, ``mse``, ``l1``,
         ``huber``, ``kl_divergence``, or ``output`` where the model's own output is the scalar.
-    spec: the optimizer. loss_options, output, runtime, steps, keep: see ``converters/onnx/training_graph.py``.
+    spec: the optimizer. loss_options, output, runtime, steps, keep, compute: see
+        ``converters/onnx/training_graph.py``.
     meant: what the file does not say: ``train``, ``freeze``, ``tied``, ``frozen_rows``, ``batch_norm``,
         ``dropout``, ``expected``; see ``converters/onnx/training/forward.py``.
 
@@ -78,6 +80,7 @@ def training_graph(
         runtime=runtime,
         steps=steps,
         keep=keep,
+        compute=compute,
     )
     return model
 

@@ -20,7 +20,7 @@ from onnx import TensorProto as T
 from onnx import helper
 
 from optexport import __version__
-from optexport.errors import ModelError, NamingError
+from optexport.errors import HyperparameterError, ModelError, NamingError
 from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.files import whole_or_nothing
@@ -30,6 +30,7 @@ from .emit import IR_VERSION, emit
 from .training.backward import differentiate
 from .training.composites import SEED, write_out
 from .training.forward import Forward, Meant, read_forward
+from .training.half import half_type
 from .training.losses import build_loss
 from .training.tape import Tape
 
@@ -73,6 +74,7 @@ def build(
     runtime: Sequence[str] | None = None,
     steps: Mapping[str, int] | None = None,
     keep: Sequence[str] = (),
+    compute: str | None = None,
 ) -> Built:
     """The training graph of a forward model.
 
@@ -83,23 +85,31 @@ def build(
     runtime: hyperparameters that are inputs; the learning rate where None, unless it is scheduled.
     steps: completed updates by parameter, where they differ.
     keep: outputs of the model that the graph gives too (``"logits"``), after ``loss``.
+    compute: ``float16``: forward and backward in half precision where it does no harm, parameters, slots,
+        running statistics and the loss in float32. Small gradients need a rule with loss scaling
+        (``overflow="dynamic"``): the graph then multiplies the loss by the scale before the backward pass.
 
     Raises:
         ModelError: the model cannot be trained as it stands; the message names the node or tensor.
         HyperparameterError, UnknownNameError: of the loss or the spec.
     """
     own = {*_OWN, *(h for g in spec.groups for h in g.hyperparameters)}
-    forward = read_forward(model, meant or Meant(), own)
+    half = None if compute in (None, "float32") else half_type(str(compute))
+    forward = read_forward(model, meant or Meant(), own, half)
     tape = forward.tape
     y = _output(forward, output)
     _check_names(forward, keep)
     scalar, seed, label = _loss(tape, forward, loss, y, loss_options or {})
+    scale = _scale(tape, spec)
+    seed = seed if scale is None else tape.mul(seed, tape.cast(scale, tape.types[seed]))
     grads = _gradients(tape, forward, y if label is not None else scalar, seed)
     write_out(tape)
     dtype = _dtype(forward)
     shapes = {n: a.shape for n, a in forward.params.items()}
     spec, runtime = _scheduled(spec.settle(shapes), runtime)
     update = emit(spec, shapes, dtype=dtype, runtime=runtime, steps=steps)
+    if scale is not None:
+        tape.nodes.insert(0, _scale_source(tape, scale, spec, update))
     made = _join(tape, forward, update, grads, scalar, label, list(keep))
     metadata = {
         "optexport.spec": spec_text(spec),
@@ -192,6 +202,33 @@ def _gradients(tape: Tape, forward: Forward, y: str, seed: str) -> dict[str, str
             g = tape.mul(g, tape.constant(mask, "rows"))
         grads[name] = tape.op("Identity", g, name=f"{name}.grad", like=name)
     return grads
+
+
+def _scale(tape: Tape, spec: Spec) -> str | None:
+    """A value for the loss scale that the rules divide gradients by, None where they do not."""
+    kinds = {str(g.rule.options.get("overflow", "none")) for g in spec.groups}
+    scaled = kinds & {"static", "dynamic"}
+    values = {g.hyperparameters.get("loss_scale") for g in spec.groups}
+    if not scaled:
+        return None
+    if len(kinds) > 1 or len(values) > 1:
+        raise HyperparameterError(
+            "the loss has one scale: expected groups with one loss scaling and one loss_scale, found "
+            f"{', '.join(sorted(kinds))} with {', '.join(map(str, values))}"
+        )
+    name = tape.fresh("loss/scale")
+    tape.types[name], tape.shapes[name] = T.FLOAT, ()
+    return name
+
+
+def _scale_source(tape: Tape, scale: str, spec: Spec, update: onnx.ModelProto) -> onnx.NodeProto:
+    """The node that gives the scale: an input, a slot (equal beside every parameter), or a number."""
+    inputs = {i.name for i in update.graph.input}
+    first = (spec.groups[0].params or ("",))[0]
+    source = next((n for n in ("loss_scale", f"{first}.loss_scale") if n in inputs), None)
+    if source is None:
+        source = tape.constant(np.asarray(spec.groups[0].hyperparameters["loss_scale"], np.float32), "scale")
+    return helper.make_node("Cast", [source], [scale], to=T.FLOAT)
 
 
 def _dtype(forward: Forward) -> str:

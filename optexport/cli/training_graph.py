@@ -62,7 +62,13 @@ FORMS = ("step", "training-info", "artifacts")
     "--runtime", multiple=True, metavar="NAME", help="Hyperparameters that stay inputs. [default: lr]"
 )
 @click.option("--keep", multiple=True, metavar="NAME", help="Outputs of the model that the graph gives too.")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it; a folder for artifacts.")
+@click.option(
+    "--compute", type=click.Choice(["float32", "float16"]), default="float32",
+    help="What forward and backward compute in; parameters and slots stay float32.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Where to write it; a folder for artifacts."
+)
 @json_option
 def command(
     model: str,
@@ -83,6 +89,7 @@ def command(
     weights: str | None,
     runtime: tuple[str, ...],
     keep: tuple[str, ...],
+    compute: str,
     output: str,
     as_json: bool,
 ) -> None:
@@ -96,6 +103,10 @@ def command(
             "batch_norm": batch_norm, "dropout": dropout, "expected": _expected(weights),
         },
     )  # fmt: skip
+    if compute != "float32" and form != "step":
+        raise click.UsageError(
+            "--compute: only the step graph (--form step) computes in float16; leave it out"
+        )
     if form == "artifacts":
         if runtime:
             raise click.UsageError("--runtime: artifacts take the learning rate alone; leave it out")
@@ -103,7 +114,7 @@ def command(
     elif form == "training-info":
         record = made.training_info(runtime)
     else:
-        record = made.step(runtime, keep)
+        record = made.step(runtime, keep, compute)
     said = record.pop("said")
     if as_json:
         print_json(record)
@@ -122,7 +133,9 @@ class _Made:
         self.model, self.loss, self.spec, self.state = model, loss, spec, state
         self.called, self.target, self.options = called, target, options
 
-    def _record(self, size: int, params: dict[str, Any], made: Any, nodes: int, notes: list[str]) -> dict[str, Any]:
+    def _record(
+        self, size: int, params: dict[str, Any], made: Any, nodes: int, notes: list[str]
+    ) -> dict[str, Any]:
         return {
             "file": self.target,
             "bytes": size,
@@ -134,7 +147,7 @@ class _Made:
             "said": f"wrote {self.target}: {len(params)} parameters train by {self.called}, {nodes} nodes, {size} bytes",
         }
 
-    def step(self, runtime: tuple[str, ...], keep: tuple[str, ...]) -> dict[str, Any]:
+    def step(self, runtime: tuple[str, ...], keep: tuple[str, ...], compute: str) -> dict[str, Any]:
         from ..dialects import converter
 
         graphs = converter("onnx", "training_graph")
@@ -143,7 +156,7 @@ class _Made:
         steps = None if self.state is None else dict(self.state.steps)
         built = graphs.build(
             self.model, self.loss, self.spec, meant=graphs.Meant(**options), runtime=runtime or None,
-            steps=steps, keep=keep, **first,
+            steps=steps, keep=keep, compute=compute, **first,
         )  # fmt: skip
         size = graphs.write(built.model, self.target)
         graph = built.model.graph

@@ -23,6 +23,7 @@ from onnx import checker, inliner, numpy_helper, version_converter
 from optexport.errors import ModelError
 
 from . import passes
+from .half import compute_in_half
 from .tape import Tape, reads
 
 __all__ = ["OPSET", "Forward", "Meant", "read_forward"]
@@ -98,11 +99,15 @@ def load_model(model: onnx.ModelProto | str | os.PathLike[str]) -> tuple[onnx.Mo
 
 
 def read_forward(
-    model: onnx.ModelProto | str | os.PathLike[str], meant: Meant, reserved: Collection[str] = ()
+    model: onnx.ModelProto | str | os.PathLike[str],
+    meant: Meant,
+    reserved: Collection[str] = (),
+    half: int | None = None,
 ) -> Forward:
     """The model on a tape, constants folded, ready to be differentiated.
 
-    reserved: names that inner values must not have; see `passes.rename_inner`.
+    reserved: names that inner values must not have; see `passes.rename_inner`. half: element type to compute in,
+        where it is not the parameters' own; see `half.compute_in_half`.
 
     Raises:
         ModelError: it is invalid, trains nothing, or leaves open what only the caller can say.
@@ -128,6 +133,8 @@ def read_forward(
     passes.simplify(proto, tape, forward.params)
     _check_sharing(tape, forward, meant, where)
     _check_padding(tape, forward, meant, where)
+    if half is not None:
+        compute_in_half(forward, half, where)
     passes.lower_batch_norm(forward, meant.batch_norm, where)
     passes.lower_dropout(forward, meant.dropout)
     return forward

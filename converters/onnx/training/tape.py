@@ -49,16 +49,18 @@ class Tape:
         self.types: dict[str, int] = {}
         self.constants: dict[str, np.ndarray] = {}
         self._taken = set(taken)
+        self._tried: dict[str, int] = {}
         self._same: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._shape_of: dict[str, str] = {}
 
     def fresh(self, hint: str) -> str:
         """A name that no value has."""
-        name, n = hint, 1
+        name, n = hint, self._tried.get(hint, 1)
         while name in self._taken:
             n += 1
             name = f"{hint}_{n}"
         self._taken.add(name)
+        self._tried[hint] = n
         return name
 
     def op(
