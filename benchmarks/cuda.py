@@ -37,7 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from models import MODELS, Model
-from update_step import hardware, versions
+from update_step import hardware
 
 LR, DECAY, STEPS = 1e-3, 1e-2, 10
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -167,7 +167,9 @@ def update(provider: str, elements: int, rounds: int) -> dict[str, float]:
     where, shape = device(provider), (elements // 1024, 1024)
     rng = np.random.default_rng(0)
     w, g = (rng.standard_normal(shape, np.float32) for _ in range(2))
-    graph = ox.emit(ox.spec("adamw", lr=LR, weight_decay=DECAY), "onnx", params={"w": shape}, blocks=provider == CPU)
+    graph = ox.emit(
+        ox.spec("adamw", lr=LR, weight_decay=DECAY), "onnx", params={"w": shape}, blocks=provider == CPU
+    )
     session = UpdateSession(graph, providers=chain(provider))
     session.load({"w": w})
     session.step({"w": g}, lr=LR)  # the gradient stays on the device
@@ -199,6 +201,14 @@ def update(provider: str, elements: int, rounds: int) -> dict[str, float]:
     return {"elements": float(w.size), **{f"{n} ms": ms for n, ms in found.items()}, **speed, **part}
 
 
+def versions() -> dict[str, str]:
+    import onnx
+    import onnxruntime
+    import torch
+
+    return {m.__name__: m.__version__ for m in (onnxruntime, onnx, torch, np)}
+
+
 def named_hardware(provider: str) -> dict[str, Any]:
     held = hardware(os.cpu_count() or 1)
     if provider == CUDA:
@@ -210,8 +220,15 @@ def named_hardware(provider: str) -> dict[str, Any]:
 
 def told(result: Mapping[str, Any]) -> str:
     """The result as a page."""
-    lines = [f"# Training graphs on {result['provider']}", "", f"{result['hardware']} {result['versions']}", ""]
-    lines += ["| model | nodes | elsewhere, shape arithmetic | strays | copies | loss off by | parameters off by |"]
+    lines = [
+        f"# Training graphs on {result['provider']}",
+        "",
+        f"{result['hardware']} {result['versions']}",
+        "",
+    ]
+    lines += [
+        "| model | nodes | elsewhere, shape arithmetic | strays | copies | loss off by | parameters off by |"
+    ]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, r in result["models"].items():
         p, q = r["placement"], r["parity"]
@@ -225,7 +242,9 @@ def told(result: Mapping[str, Any]) -> str:
     lines += ["|---" * (len(contenders) + 1) + "|"]
     for name, r in result["models"].items():
         base = r["step_ms"]["torch AdamW fused"]
-        lines.append(f"| {name} | " + " | ".join(f"{v:.2f} ({v / base:.2f})" for v in r["step_ms"].values()) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{v:.2f} ({v / base:.2f})" for v in r["step_ms"].values()) + " |"
+        )
     lines += ["", "Update: " + ", ".join(f"{k} {v:.4g}" for k, v in result["update"].items())]
     return "\n".join(lines) + "\n"
 

@@ -157,7 +157,8 @@ def _transformer_module() -> Any:
         def forward(self, x: Any) -> Any:
             n = self.norm1(x)
             q, k, v = (
-                f(n).reshape(-1, LENGTH, HEADS, WIDTH // HEADS).transpose(1, 2) for f in (self.q, self.k, self.v)
+                f(n).reshape(-1, LENGTH, HEADS, WIDTH // HEADS).transpose(1, 2)
+                for f in (self.q, self.k, self.v)
             )
             a = torch.softmax(q @ k.transpose(2, 3) * (WIDTH // HEADS) ** -0.5, -1)
             x = x + self.o((a @ v).transpose(1, 2).reshape(-1, LENGTH, WIDTH))
@@ -195,7 +196,9 @@ def _transformer_graph(values: Mapping[str, np.ndarray], batch: int | str) -> on
         at = f"layers.{i}"
         n = norm(h, f"{at}.norm1")
         q, k, v = (heads(n, f"{at}.{s}") for s in "qkv")
-        score = w("Mul", w("MatMul", q, w("Transpose", k, perm=[0, 1, 3, 2])), w.number((WIDTH // HEADS) ** -0.5))
+        score = w(
+            "Mul", w("MatMul", q, w("Transpose", k, perm=[0, 1, 3, 2])), w.number((WIDTH // HEADS) ** -0.5)
+        )
         mixed = w("Transpose", w("MatMul", w("Softmax", score, axis=-1), v), perm=[0, 2, 1, 3])
         h = w("Add", h, w.linear(w("Reshape", mixed, w.ints(-1, LENGTH, WIDTH)), f"{at}.o"))
         up = w("Gelu", w.linear(norm(h, f"{at}.norm2"), f"{at}.up"))

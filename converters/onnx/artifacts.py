@@ -121,9 +121,13 @@ def _training_model(
     for p in params:
         grad, kind = f"{p}_grad", inputs[p].type
         infos.append(helper.make_value_info(f"{grad}.accumulation.buffer", kind))
-        added.append(_accumulate(f"{grad}.accumulation.buffer", f"{p}.grad", RESET, f"{grad}.accumulation.out"))
+        added.append(
+            _accumulate(f"{grad}.accumulation.buffer", f"{p}.grad", RESET, f"{grad}.accumulation.out")
+        )
         outputs.append(helper.make_tensor_value_info(f"{grad}.accumulation.out", T.BOOL, [1]))
-    never = numpy_helper.from_array(numpy_helper.to_array(helper.make_tensor("", T.BOOL, [1], [0])), "optexport/never")
+    never = numpy_helper.from_array(
+        numpy_helper.to_array(helper.make_tensor("", T.BOOL, [1], [0])), "optexport/never"
+    )
     for b in buffers:
         flags.append(f"optexport/{b}/moved")
         added += [
@@ -193,7 +197,11 @@ def _optimizer_model(native: Any) -> onnx.ModelProto:
     entry = _ort_state.ENTRIES[native.optimizer]
     held = {**entry.arguments, **native.groups[0].arguments}
     attributes = {k: held[k] for k in entry.arguments if k != "lr"}
-    lists = ["params", "gradients", *(["first_order_moments", "second_order_moments"] if adam else ["first_order_moments"])]
+    lists = [
+        "params",
+        "gradients",
+        *(["first_order_moments", "second_order_moments"] if adam else ["first_order_moments"]),
+    ]
     scalars = [
         helper.make_tensor_value_info("learning_rate", T.FLOAT, [1]),
         helper.make_tensor_value_info("step", T.INT64, [1]),

@@ -53,9 +53,7 @@ class Ran:
         return self.op in _COPIES
 
 
-def placed(
-    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], providers: Sequence[str]
-) -> list[Ran]:
+def placed(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], providers: Sequence[str]) -> list[Ran]:
     """The nodes of the graph as the runtime has optimized it, in the order they ran once.
 
     Raises:
@@ -84,7 +82,9 @@ def _ran(event: Mapping[str, Any]) -> Ran | None:
         for described in held.get("output_type_shape", ())
         for kind, shape in described.items()
     )
-    return Ran(name.removesuffix("_kernel_time"), str(held.get("op_name", "")), str(held["provider"]), outputs)
+    return Ran(
+        name.removesuffix("_kernel_time"), str(held.get("op_name", "")), str(held["provider"]), outputs
+    )
 
 
 def strays(nodes: Sequence[Ran], provider: str) -> list[Ran]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -49,7 +50,7 @@ def command(
         print_json(found)
         return
     out = console()
-    out.print(plain(found.optimizer or "unknown optimizer", "bold"), f" {found.format}, step {found.step}")
+    out.print(plain(found.optimizer or _unnamed(found.groups), "bold"), f" {found.format}, step {found.step}")
     for i, g in enumerate(found.groups):
         out.print(
             plain(
@@ -80,3 +81,8 @@ def _slot(t: TensorInfo) -> str:
     if t.slot is None:
         return "no state"
     return t.slot if t.role in (None, t.slot) else f"{t.slot} ({t.role})"
+
+
+def _unnamed(groups: Sequence[Mapping[str, Any]]) -> str:
+    """What to call an optimizer that has no framework: a rule that the file carries, or one nobody knows."""
+    return "a rule of its own" if groups and all(g["rule"] for g in groups) else "unknown optimizer"

@@ -17,7 +17,7 @@ from .bundle import tensor_bytes
 from .files import give_back
 from .formats import BUNDLE
 from .health import NONNEGATIVE, counter_warnings, tensor_warnings, unequal_steps
-from .lift import arranged, lift, native_roles
+from .lift import arranged, lift, native_roles, says_optimizer
 from .names import read_names
 from .native import NativeState
 from .store import _named, detect, read_model, read_native
@@ -98,7 +98,7 @@ def inspect(
     state = _lifted(native, path, optimizer, out)
     called = {k: k for g in native.groups for k in g.params}
     if state is not None:
-        out.optimizer = state.dialect
+        out.optimizer = state.dialect or None
         out.warnings += state.warnings
         named = _renamed(state, native, path, model, names)
         called = dict(zip(state.names, named.names, strict=True))
@@ -139,12 +139,13 @@ def _weights_alone(path: str, quick: bool) -> Inspection | None:
 
 def _lifted(native: NativeState, path: str, optimizer: str | None, out: Inspection) -> TrainingState | None:
     """The training state where the file says enough for one; inspecting needs no more than it says."""
-    if native.optimizer is None and optimizer is None:
+    emitted = native.optimizer is None and says_optimizer(native)
+    if native.optimizer is None and optimizer is None and not emitted:
         out.warnings.append("the file does not say which optimizer wrote it (--optimizer names it)")
         return None
     if optimizer is not None:
         find(optimizer)
-    if not any(g.arguments for g in native.groups):
+    if not any(g.arguments for g in native.groups) and not emitted:
         out.warnings.append("the file holds no hyperparameters")
         return None
     try:

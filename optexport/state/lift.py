@@ -92,7 +92,9 @@ def lift(
     if native.worked_out and step is not None:
         said = sorted({n for n in native.steps.values() if n not in (None, step)})
         if said:
-            warnings.append(f"the file's own numbers say {said[0]} updates; --step says {step}, which is taken")
+            warnings.append(
+                f"the file's own numbers say {said[0]} updates; --step says {step}, which is taken"
+            )
         native = replace(native, steps=dict.fromkeys(native.steps))
     groups: list[Group] = []
     counted = [n for n in native.steps.values() if n is not None]

@@ -63,9 +63,7 @@ def _values(model: onnx.ModelProto) -> tuple[dict[str, str], dict[str, list[int]
     return types, shapes
 
 
-def _of(
-    node: onnx.NodeProto, opset: int, types: dict[str, str], shapes: dict[str, list[int] | None]
-) -> str:
+def _of(node: onnx.NodeProto, opset: int, types: dict[str, str], shapes: dict[str, list[int] | None]) -> str:
     if node.op_type == "Constant" or _is_shape_arithmetic(node, types, shapes):
         return ""
     schema = onnx.defs.get_schema(node.op_type, opset, "")

@@ -40,7 +40,8 @@ OPTIMIZERS = {
 @pytest.fixture(scope="module")
 def api() -> Any:
     return pytest.importorskip(
-        "onnxruntime.training.api", reason="needs ONNX Runtime's training build (1.19.2), not in this environment"
+        "onnxruntime.training.api",
+        reason="needs ONNX Runtime's training build (1.19.2), not in this environment",
     )
 
 
@@ -159,7 +160,9 @@ def test_gradients_are_added_up_until_they_are_reset(api: Any, tmp_path: Path) -
     net = Run("adamw")
     net.optimizer = net.torch.optim.AdamW(net.net.parameters(), lr=1e-2, weight_decay=0.01)
     for x, label in data:
-        loss = net.torch.nn.functional.cross_entropy(net.net(net.torch.from_numpy(x)), net.torch.from_numpy(label))
+        loss = net.torch.nn.functional.cross_entropy(
+            net.net(net.torch.from_numpy(x)), net.torch.from_numpy(label)
+        )
         loss.backward()
     net.optimizer.step()
     for n, want in net.tensors().items():
@@ -204,7 +207,14 @@ def test_names_that_the_api_expects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0, 1])
 def test_the_optimizer_has_the_run_s_attributes(mode: int, tmp_path: Path) -> None:
     """Generated artifacts always have mode 1, epsilon 1e-6 and no decay."""
-    arguments = {"alpha": 0.7, "beta": 0.95, "epsilon": 1e-5, "weight_decay": 0.25, "adam_mode": mode, "correct_bias": 1}
+    arguments = {
+        "alpha": 0.7,
+        "beta": 0.95,
+        "epsilon": 1e-5,
+        "weight_decay": 0.25,
+        "adam_mode": mode,
+        "correct_bias": 1,
+    }
     written(fresh(lr=3e-3, **arguments), tmp_path)
     (node,) = opened(tmp_path)[FILES[2]].graph.node
     found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -229,7 +239,9 @@ def test_an_optimizer_that_the_api_does_not_have(tmp_path: Path) -> None:
     state = ox.init(ox.spec("rmsprop", lr=1e-2), params, dtype="float32")
     with pytest.raises(VerdictError, match="no map joins them"):
         ox.training_artifacts(model(), LOSS, state, tmp_path / "files", **OPTIONS)
-    with pytest.raises(CheckpointError, match="runs AdamWOptimizer and SGDOptimizerV2; found a rule of the catalogue"):
+    with pytest.raises(
+        CheckpointError, match="runs AdamWOptimizer and SGDOptimizerV2; found a rule of the catalogue"
+    ):
         written(state, tmp_path / "files")
     assert not (tmp_path / "files").exists()
 

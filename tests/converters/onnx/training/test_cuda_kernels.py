@@ -93,7 +93,9 @@ def one(kind: str, inputs: dict[str, Any], outputs: dict[str, int], opset: int) 
 
 def test_what_has_no_kernel_is_found() -> None:
     """By type, by version, by operator; and whole numbers that are no shape arithmetic."""
-    double = one("OneHot", {"i": (T.INT64, [5]), "n": (T.INT64, []), "v": (T.DOUBLE, [2])}, {"y": T.DOUBLE}, 18)
+    double = one(
+        "OneHot", {"i": (T.INT64, [5]), "n": (T.INT64, []), "v": (T.DOUBLE, [2])}, {"y": T.DOUBLE}, 18
+    )
     assert missing(double) == ["OneHot-11(T1=int64, T2=int64, T3=double)"]
     pad = {"x": (T.FLOAT, [2, 2]), "p": (T.INT64, [4])}
     assert missing(one("Pad", pad, {"y": T.FLOAT}, 18)) == []

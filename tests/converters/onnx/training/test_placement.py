@@ -74,7 +74,9 @@ def test_the_benchmark_tests_itself_on_the_cpu(tmp_path: Path, capsys: pytest.Ca
     assert page.read_text("utf-8").strip() == capsys.readouterr().out.strip()
     result = json.loads(page.with_suffix(".json").read_text("utf-8"))
     mlp = result["models"]["mlp"]
-    assert mlp["placement"]["strays"] == {} and mlp["placement"]["providers"] == {CPU: mlp["placement"]["nodes"]}
+    assert mlp["placement"]["strays"] == {} and mlp["placement"]["providers"] == {
+        CPU: mlp["placement"]["nodes"]
+    }
     assert mlp["placement"]["nodes"] > 50
     assert mlp["parity"] == {"steps": 10, "loss": 0.0, "parameters": 0.0}
     assert set(mlp["step_ms"]) == {"optexport", "torch AdamW", "torch AdamW fused"}
