@@ -49,6 +49,11 @@ def batch_norm_training(forward: Forward, node: onnx.NodeProto, where: str) -> N
     tape.op(NORMALIZE, x, *wide, m, inv, name=node.output[0], like=x)
     momentum = attributes.get("momentum", 0.9)
     count = _count(tape, x, axes)
+    if count in tape.constants and tape.constants[count] <= 1:
+        raise ModelError(
+            f"{where}: node {node.name or node.output[0]!r} (BatchNormalization): expected more than one element a channel "
+            f"in training, found {int(tape.constants[count])}; use a larger batch, or batch_norm='inference'"
+        )
     unbiased = tape.mul(v, tape.div(count, tape.sub(count, 1.0)))
     for name, batch in ((mean, m), (var, unbiased)):
         if name not in tape.constants:

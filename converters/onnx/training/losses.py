@@ -207,6 +207,21 @@ LOSSES = {
 }  # fmt: skip
 
 
+_REAL = (T.FLOAT, T.DOUBLE, T.FLOAT16, T.BFLOAT16)
+
+
+def _check_pos_weight(name: str, weight: Any, shape: Dims) -> None:
+    own = np.shape(weight) if weight is not None else ()
+    last = shape[len(shape) - len(own) :]
+    if len(own) > len(shape) or any(
+        n != 1 and isinstance(d, int) and n != d for n, d in zip(own, last, strict=False)
+    ):
+        raise HyperparameterError(
+            f"loss {name}: pos_weight expected a number, or numbers that fit the output's last dimensions {list(shape)}, "
+            f"found shape {list(own)}"
+        )
+
+
 def build_loss(
     tape: Tape, name: str, output: str, label: str, options: Mapping[str, Any]
 ) -> tuple[str, str, onnx.ValueInfoProto]:
@@ -231,6 +246,12 @@ def build_loss(
         raise HyperparameterError(f"loss {name}: delta expected a number above 0, found {options['delta']}")
     if output not in tape.shapes:
         raise ModelError(f"loss {name}: output {output!r} has an unknown rank; export with fixed ranks")
+    if tape.types[output] not in _REAL:
+        raise ModelError(
+            f"loss {name}: output {output!r} expected real numbers, found {T.DataType.Name(tape.types[output])}; take the "
+            "one before the ArgMax or Cast"
+        )
+    _check_pos_weight(name, options.get("pos_weight"), tape.shapes[output])
     kind = loss.label or tape.types[output]
     tape.types[label], tape.shapes[label] = kind, loss.label_shape(tape.shapes[output])
     info = helper.make_tensor_value_info(label, kind, [*tape.shapes[label]])

@@ -360,8 +360,15 @@ def lower_dropout(forward: Forward, ratio: float | None) -> None:
                 "constant; state the probability (dropout=)"
             )
         p = float(own) if ratio is None and own is not None else float(ratio or 0.0)
+        if not 0 <= p < 1:
+            raise ModelError(
+                f"node {node.name or node.output[0]!r} (Dropout): ratio expected from 0 up to, not with, 1, found {p}"
+            )
         if p == 0.0:
             tape.op("Identity", node.input[0], name=node.output[0], like=node.input[0])
+            if len(node.output) > 1 and node.output[1]:
+                every = tape.constant(np.asarray(True), "every")
+                tape.op("Expand", every, tape.shape_of(node.input[0]), name=node.output[1])
             continue
         if SEED not in tape.types:
             forward.data.append(helper.make_tensor_value_info(SEED, T.INT64, []))
