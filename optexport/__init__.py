@@ -61,7 +61,6 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from .converters.onnx.runtime import Trainer
     from .emitters import emit
     from .errors import (
         CheckpointError,
@@ -80,7 +79,7 @@ if TYPE_CHECKING:
     from .state import TrainingState, load, save
     from .state.name_map import read_map
     from .state.rearrange import rearrange
-    from .training import training_artifacts, training_graph, training_info
+    from .training import Trainer, training_artifacts, training_graph, training_info
     from .translation import Report, lower, translate
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .dialects import converter
-from .errors import OptexportError, UnknownNameError
+from .errors import UnknownNameError
 from .specs import Spec
 
 if TYPE_CHECKING:
@@ -19,21 +19,15 @@ if TYPE_CHECKING:
     from .state.training import TrainingState
     from .translation import Report
 
+    Trainer: Any  # the class of converters/onnx/runtime.py
+
 __all__ = ["training_artifacts", "training_graph", "training_info"]
 
 
 def __getattr__(name: str) -> Any:
-    # The trainer imports onnxruntime, which a graph does not need.
     if name != "Trainer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return converter("onnx", "runtime").Trainer
-    except ModuleNotFoundError as e:
-        if e.name != "onnxruntime":
-            raise
-        raise OptexportError(
-            "Trainer: expected onnxruntime, found none installed; pip install 'optexport[onnxruntime]'"
-        ) from None
+    return converter("onnx", "runtime").Trainer
 
 
 # What a caller states about the model; the rest are options of the graph.

@@ -9,18 +9,39 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
-from optexport.errors import ModelError, UnknownNameError
+from optexport.errors import ModelError, OptexportError, UnknownNameError
 
-__all__ = ["Memory", "Opener", "check_providers", "device_of"]
+__all__ = ["Memory", "Opener", "check_providers", "device_of", "runtime", "to_ort"]
 
 _DEVICES = {"CUDAExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 
 
+def runtime() -> Any:
+    """onnxruntime, imported on first use.
+
+    Raises:
+        OptexportError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as e:
+        if e.name != "onnxruntime":
+            raise
+        raise OptexportError(
+            "Trainer: expected onnxruntime, found none installed; run pip install 'optexport[onnxruntime]'"
+        ) from None
+    return onnxruntime
+
+
+def to_ort(array: np.ndarray, device: str = "cpu") -> Any:
+    """An OrtValue: on the CPU this very array, elsewhere a copy."""
+    return runtime().OrtValue.ortvalue_from_numpy(array, device, 0)
+
+
 def check_providers(providers: Sequence[str]) -> None:
     """Raises UnknownNameError: one is not installed; the message lists those that are."""
-    installed = ort.get_available_providers()
+    installed = runtime().get_available_providers()
     missing = [p for p in providers if p not in installed]
     if missing or not providers:
         what = repr(missing[0]) if missing else "none given"
@@ -47,6 +68,7 @@ class Opener:
         Raises:
             ModelError: the runtime cannot run it.
         """
+        ort = runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
@@ -76,7 +98,7 @@ class Memory:
 
     def make(self, array: np.ndarray) -> Any:
         """An OrtValue. On the CPU it is this very array, which must be in C order and its own."""
-        value = ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+        value = to_ort(array, self.device)
         if self.device == "cpu":
             # `OrtValue.numpy()` copies in 1.17 and 1.18, so the array is kept.
             self._arrays[_key(value)] = array

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from optexport.errors import CheckpointError
 
 from . import _graph
 from ._aliases import safe_aliases
-from ._session import Memory, Opener, device_of
+from ._session import Memory, Opener, device_of, to_ort
 from .training.barrier import BARRIER, with_barrier
 
 __all__ = ["SEED", "StepSession"]
@@ -75,7 +74,7 @@ class StepSession:
         self.scalars = {n: np.zeros((), self.types[n]) for n in self.runtime}
         self._binding = self._session.io_binding()
         held = {"step": self.step_count, **self.scalars, **({SEED: self.seed} if self.seeded else {})}
-        self._held = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in held.items()}
+        self._held = {n: to_ort(a) for n, a in held.items()}
         for name, value in self._held.items():
             self._binding.bind_ortvalue_input(name, value)
         self._binding.bind_output("loss", "cpu", 0, self._loss.dtype, [], self._loss.ctypes.data)

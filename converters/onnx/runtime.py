@@ -5,13 +5,13 @@
     trainer.save("run.safetensors")
     trainer.export_inference("trained.onnx")
 
-Imports onnxruntime, and no framework.
+Imports onnxruntime when the first trainer is made, and no framework.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from .training_graph import Meant, build, write
 __all__ = ["Evaluation", "Trainer"]
 
 _MEANT = ("train", "freeze", "tied", "frozen_rows", "batch_norm", "dropout", "expected")
-_BUILD = ("loss_options", "output", "runtime", "keep")
+_BUILD = ("loss_options", "output", "runtime", "keep", "compute")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Trainer:
         batch, and steps several times slower. ONNX Runtime sets the mode for its threads and the one that
         makes the process's first session.
     seed: what dropout follows from; step n draws from seed + n, so that a resumed run draws the same.
-    options: of `optexport.training_graph` (``loss_options``, ``output``, ``runtime``, ``keep``), and what is
+    options: of `optexport.training_graph` (``loss_options``, ``output``, ``runtime``, ``keep``, ``compute``), and what is
         meant by the model (``train``, ``freeze``, ``batch_norm``, …).
 
     Raises:
@@ -414,4 +414,4 @@ class Trainer:
 
 
 def _length(batches: Iterable[Any]) -> int | None:
-    return len(batches) if hasattr(batches, "__len__") else None
+    return len(batches) if isinstance(batches, Sized) else None

@@ -64,7 +64,7 @@ def with_barrier(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _type_of_gradients(model: onnx.ModelProto, params: Iterable[str]) -> int:
     names = set(params)
-    return next(i.type.tensor_type.elem_type for i in model.graph.input if i.name in names)
+    return next(int(i.type.tensor_type.elem_type) for i in model.graph.input if i.name in names)
 
 
 def _zero(graph: onnx.GraphProto, values: Iterable[str], kind: int) -> list[onnx.NodeProto]:

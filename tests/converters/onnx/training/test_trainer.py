@@ -351,6 +351,14 @@ def test_a_provider_that_is_not_installed():
     )
 
 
+def test_no_onnxruntime(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        OptexportError, match=r"Trainer: expected onnxruntime, found none installed; run pip install"
+    ):
+        trainer("mlp")
+
+
 def test_batches_that_do_not_fit():
     t = trainer("mlp")
     x, label = CASES["mlp"].batch(0)
