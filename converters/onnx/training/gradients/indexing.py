@@ -179,7 +179,11 @@ def scatter_nd(op: Op, g: str) -> Gradients:
             "expected 'none', or ScatterElements"
         )
     index, updates = op.inputs[1:]
-    dx = t.op("ScatterND", g, index, t.expand_like(t.scalar(0.0, g), updates), like=op.x) if op.needs[0] else None
+    dx = (
+        t.op("ScatterND", g, index, t.expand_like(t.scalar(0.0, g), updates), like=op.x)
+        if op.needs[0]
+        else None
+    )
     du = t.op("GatherND", g, index, like=updates) if op.needs[2] else None
     return dx, None, du
 

@@ -64,10 +64,16 @@ def _matrix(op: Op, axis: int, n: int, m: int) -> np.ndarray:
     policy = kept.pop("keep_aspect_ratio_policy", b"stretch")
     inputs = {"x": np.eye(n)}
     if op.input(1):
-        inputs["roi"] = np.asarray(op.constant(1), np.float32)[[i, i + k]] if np.size(op.constant(1)) else np.float32([0, 1])
+        inputs["roi"] = (
+            np.asarray(op.constant(1), np.float32)[[i, i + k]]
+            if np.size(op.constant(1))
+            else np.float32([0, 1])
+        )
         region = op.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
         if region and n == m and list(inputs["roi"]) != [0, 1]:
-            raise op.error(f"axis {axis} is cropped and keeps its size, which runtimes do not agree on; use Slice")
+            raise op.error(
+                f"axis {axis} is cropped and keeps its size, which runtimes do not agree on; use Slice"
+            )
     by_scale = bool(op.input(2)) or policy != b"stretch"
     if by_scale:
         scale = float(np.atleast_1d(op.constant(2))[i]) if op.input(2) else _ratio(op, policy)
@@ -89,7 +95,9 @@ def _matrix(op: Op, axis: int, n: int, m: int) -> np.ndarray:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", op.tape.opset)], ir_version=10)
     )
     # What is filled in outside of the image does not depend on it.
-    filled, unit = (np.asarray(evaluator.run(None, {**inputs, "x": x})[0]) for x in (np.zeros((n, n)), np.eye(n)))
+    filled, unit = (
+        np.asarray(evaluator.run(None, {**inputs, "x": x})[0]) for x in (np.zeros((n, n)), np.eye(n))
+    )
     matrix: np.ndarray = (unit - filled).T
     if matrix.shape != (m, n):
         raise op.error(f"axis {axis}: expected size {m}, found {matrix.shape[0]}")

@@ -69,7 +69,9 @@ class Case:
         rng = np.random.default_rng(zlib.crc32(self.name.encode()))
         # The same numbers in both types: those that float32 holds.
         return {
-            n: np.asarray(rng.standard_normal(v) if isinstance(v, tuple) else v).astype(np.float32).astype(dtype)
+            n: np.asarray(rng.standard_normal(v) if isinstance(v, tuple) else v)
+            .astype(np.float32)
+            .astype(dtype)
             for n, v in self.real.items()
         }
 
@@ -137,9 +139,7 @@ def derive(model: onnx.ModelProto, wanted: Sequence[str], rank: int) -> Differen
     outputs = [helper.make_tensor_value_info(n, kind, [None] * ranks[n])
                for n in ("y", *(f"d.{n}" for n in grads))]  # fmt: skip
     seed = helper.make_tensor_value_info("d.y", kind, [None] * rank)
-    graph = helper.make_graph(
-        tape.nodes, "derived", [*model.graph.input, seed], outputs, tape.initializers()
-    )
+    graph = helper.make_graph(tape.nodes, "derived", [*model.graph.input, seed], outputs, tape.initializers())
     made = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=10)
     onnx.checker.check_model(made)
     return Differentiated(made, tape)

@@ -26,7 +26,9 @@ def norm_model(shape: tuple[Any, ...], momentum: float = 0.75, dtype: Any = np.f
     draw = np.random.default_rng(4)
     held = {"w": draw.uniform(0.5, 2, channels), "b": draw.standard_normal(channels),
             "mean": draw.standard_normal(channels), "var": draw.uniform(0.5, 2, channels)}  # fmt: skip
-    node = helper.make_node("BatchNormalization", ["x", *NAMES], ["y"], name="bn", epsilon=EPS, momentum=momentum)
+    node = helper.make_node(
+        "BatchNormalization", ["x", *NAMES], ["y"], name="bn", epsilon=EPS, momentum=momentum
+    )
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     x = helper.make_tensor_value_info("x", kind, shape)
     y = helper.make_tensor_value_info("y", kind, [None] * len(shape))
@@ -65,7 +67,12 @@ def derived(forward: Forward, wanted: list[str], rank: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5), (4, 3, 5, 2), (2, 3, 2, 3, 2)], ids=str)
 def test_batch_norm_over_steps(shape: tuple[int, ...], dtype: str, symbolic: bool) -> None:
     """Output, gradients of input, scale and bias, and both running statistics, five batches on."""
-    kinds = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d, 5: torch.nn.BatchNorm3d}
+    kinds = {
+        2: torch.nn.BatchNorm1d,
+        3: torch.nn.BatchNorm1d,
+        4: torch.nn.BatchNorm2d,
+        5: torch.nn.BatchNorm3d,
+    }
     model = norm_model(("N", *shape[1:]) if symbolic else shape, dtype=dtype)
     forward = read_forward(model, Meant(batch_norm="train"))
     assert set(forward.params) == {"w", "b"} and set(forward.buffers) == {"mean", "var"}
@@ -74,7 +81,9 @@ def test_batch_norm_over_steps(shape: tuple[int, ...], dtype: str, symbolic: boo
     layers = {}
     for kind in ("float32", "float64"):
         layer = layers[kind] = kinds[len(shape)](3, eps=EPS, momentum=0.25, dtype=getattr(torch, kind))
-        held = dict(zip(NAMES, (layer.weight, layer.bias, layer.running_mean, layer.running_var), strict=True))
+        held = dict(
+            zip(NAMES, (layer.weight, layer.bias, layer.running_mean, layer.running_var), strict=True)
+        )
         with torch.no_grad():
             for n, t in held.items():
                 t.copy_(torch.tensor(start[n]))
@@ -100,7 +109,9 @@ def test_batch_norm_over_steps(shape: tuple[int, ...], dtype: str, symbolic: boo
         for name, want in true["float64"].items():
             u = UNIT[dtype]
             own = float(np.max(np.abs(true["float32"][name] - want)))
-            off = (16 + 2 * np.sqrt(x.size)) * u * float(np.max(np.abs(want))) + 10 * own * u / UNIT["float32"]
+            off = (16 + 2 * np.sqrt(x.size)) * u * float(np.max(np.abs(want))) + 10 * own * u / UNIT[
+                "float32"
+            ]
             worst = float(np.max(np.abs(found[name] - want)))
             assert found[name].shape == want.shape
             assert worst <= off, f"step {step}: {name} off by {worst:.3g}, bound {off:.3g}"
@@ -111,12 +122,16 @@ def test_running_variance_is_the_unbiased_one() -> None:
     """ONNX' own operator keeps the population variance; of two elements the two differ by a factor of 2."""
     forward = read_forward(norm_model((2, 1), momentum=0.0), Meant(batch_norm="train"))
     start = forward.params | forward.buffers
-    found = run(derived(forward, ["x"], 2), {"x": np.float32([[1], [3]]), "d.y": np.ones((2, 1), np.float32), **start})
+    found = run(
+        derived(forward, ["x"], 2), {"x": np.float32([[1], [3]]), "d.y": np.ones((2, 1), np.float32), **start}
+    )
     assert found["mean.new"] == [2.0] and found["var.new"] == [2.0]
 
 
 def test_batch_of_one_element_a_channel() -> None:
-    with pytest.raises(ModelError, match=r"'bn' \(BatchNormalization\): expected more than one element a channel in training"):
+    with pytest.raises(
+        ModelError, match=r"'bn' \(BatchNormalization\): expected more than one element a channel in training"
+    ):
         read_forward(norm_model((1, 3)), Meant(batch_norm="train"))
 
 
@@ -126,7 +141,9 @@ def test_inference_mode_keeps_the_running_statistics() -> None:
 
 
 def test_nobody_says_which_mode() -> None:
-    with pytest.raises(ModelError, match=r"1 BatchNormalization nodes, .*say batch_norm='train'.*or 'inference'"):
+    with pytest.raises(
+        ModelError, match=r"1 BatchNormalization nodes, .*say batch_norm='train'.*or 'inference'"
+    ):
         read_forward(norm_model((4, 3)), Meant())
 
 
@@ -152,7 +169,9 @@ def dropout_model(ratio: Any, layers: int = 1, shape: tuple[Any, ...] = ("N", 25
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def dropped(ratio: Any = 0.25, seed: int = 1, rows: int = 80, layers: int = 1, meant: Meant | None = None) -> Any:
+def dropped(
+    ratio: Any = 0.25, seed: int = 1, rows: int = 80, layers: int = 1, meant: Meant | None = None
+) -> Any:
     forward = read_forward(dropout_model(ratio, layers), meant or Meant())
     made = derived(forward, ["x"], 2)
     for i in range(layers):
@@ -189,7 +208,10 @@ def test_dropout_rate_and_scale(ratio: float) -> None:
 
 
 def test_seeds_of_consecutive_steps_give_independent_masks() -> None:
-    masks = np.stack([dropped(0.5, seed=s, rows=20)[0]["m0"].reshape(-1) for s in range(12)]).astype(np.float64) - 0.5
+    masks = (
+        np.stack([dropped(0.5, seed=s, rows=20)[0]["m0"].reshape(-1) for s in range(12)]).astype(np.float64)
+        - 0.5
+    )
     product = masks @ masks.T / masks.shape[1] / 0.25
     assert np.max(np.abs(product - np.eye(12))) < 5 / np.sqrt(masks.shape[1])
 
@@ -217,11 +239,15 @@ def test_a_ratio_left_out_is_a_half_and_one_that_is_stated_wins() -> None:
 
 
 def test_a_ratio_that_is_computed() -> None:
-    with pytest.raises(ModelError, match=r"node 'drop0' \(Dropout\): its ratio 'p' is computed, expected a constant; state"):
+    with pytest.raises(
+        ModelError, match=r"node 'drop0' \(Dropout\): its ratio 'p' is computed, expected a constant; state"
+    ):
         read_forward(dropout_model("computed"), Meant())
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.5])
 def test_a_ratio_that_is_none(ratio: float) -> None:
-    with pytest.raises(ModelError, match=r"node 'drop0' \(Dropout\): ratio expected from 0 up to, not with, 1, found"):
+    with pytest.raises(
+        ModelError, match=r"node 'drop0' \(Dropout\): ratio expected from 0 up to, not with, 1, found"
+    ):
         read_forward(dropout_model(ratio), Meant())

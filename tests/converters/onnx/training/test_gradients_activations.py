@@ -25,7 +25,10 @@ def both(kind: str, f: Any, opsets: tuple[int, ...] = (18, 22), **attributes: An
     name = " ".join(f"{k}={v}" for k, v in attributes.items()) or "defaults"
     made = [case(f"{name}, opset {o}", kind, "x", f, {"x": SMOOTH}, opset=o, modes=EVERY, doubles=double, **attributes)
             for o in opsets]  # fmt: skip
-    return [*made, case(f"{name}, kinks", kind, "x", f, {"x": KINKS}, opset=opsets[0], doubles=double, **attributes)]
+    return [
+        *made,
+        case(f"{name}, kinks", kind, "x", f, {"x": KINKS}, opset=opsets[0], doubles=double, **attributes),
+    ]
 
 
 def _elementwise() -> list[Case]:

@@ -8,7 +8,6 @@ from onnx import helper
 
 from .referee import Case, case, check, torch
 
-
 EVERY = ("static", "batch", "free")
 RNG = np.random.default_rng(7)
 
@@ -125,16 +124,27 @@ def _others() -> list[Case]:
             "Mean": lambda x, b, c: (x + b + c) / 3,
         }.items()
     ]
-    made += [case("one", kind, "x", lambda x: x * 1, {"x": (4, 3)}, doubles=double(kind)) for kind in ("Max", "Min", "Sum", "Mean")]
+    made += [
+        case("one", kind, "x", lambda x: x * 1, {"x": (4, 3)}, doubles=double(kind))
+        for kind in ("Max", "Min", "Sum", "Mean")
+    ]
     ties = {"x": np.array([[1.0, 2.0, 3.0]] * 2), "b": np.array([1.0, 3.0, 2.0])}
-    made += [case("ties", "Max", "x b", lambda x, b: torch.maximum(x, b), ties), case("ties", "Min", "x b", lambda x, b: torch.minimum(x, b), ties)]
+    made += [
+        case("ties", "Max", "x b", lambda x, b: torch.maximum(x, b), ties),
+        case("ties", "Min", "x b", lambda x, b: torch.minimum(x, b), ties),
+    ]
     made += [
         case("of one value with itself", "Mul", "x x", lambda x: x * x, {"x": (4, 3)}, modes=EVERY),
         case("of one value with itself", "Add", "x x", lambda x: x + x, {"x": (4, 3)}, modes=EVERY),
         case("of one value with itself", "Sub", "x x", lambda x: x - x, {"x": (4, 3)}, modes=EVERY),
         case("of one value with itself", "Div", "x x", lambda x: x / x, {"x": away(4, 3)}, modes=EVERY),
     ]
-    for a, b, m in (((4, 3), (4, 3), mask), ((4, 3), (3,), mask), ((1, 3), (), mask), ((4, 3), (4, 1), mask[:1])):
+    for a, b, m in (
+        ((4, 3), (4, 3), mask),
+        ((4, 3), (3,), mask),
+        ((1, 3), (), mask),
+        ((4, 3), (4, 1), mask[:1]),
+    ):
         batch = [n for n, s in (("x", a), ("b", b), ("m", m.shape)) if len(s) == 2 and s[0] == 4]
         made.append(case(f"{a} {b} {m.shape}", "Where", "m x b", lambda x, b, m: torch.where(m, x, b),
                          {"x": a, "b": b}, other={"m": m}, batch=batch, modes=EVERY))  # fmt: skip

@@ -35,7 +35,9 @@ def a_conv(n: int, draw: np.random.Generator, index: int, **given: Any) -> Case:
     def f(x: Any, w: Any, b: Any = None) -> Any:
         return CONV[n](around(x, begin, end), w, b, strides.tolist(), 0, dilations.tolist(), group)
 
-    name = f"{n}-D {index}: x {x} w {w} strides {strides} dilations {dilations} pads {begin} {end} group {group}"
+    name = (
+        f"{n}-D {index}: x {x} w {w} strides {strides} dilations {dilations} pads {begin} {end} group {group}"
+    )
     return case(name, "Conv", "x w b" if bias else "x w", f, {"x": x, "w": w} | ({"b": (cout,)} if bias else {}),
                 strides=strides.tolist(), dilations=dilations.tolist(), group=group,
                 pads=[int(i) for i in (*begin, *end)], **given)  # fmt: skip
@@ -50,7 +52,10 @@ def a_transposed(n: int, draw: np.random.Generator, index: int, **given: Any) ->
     more = np.minimum(more, strides - 1)
     size = draw.integers(1, 5, n)
     whole = (size - 1) * strides + dilations * (kernel - 1) + 1 + more
-    begin, end = np.minimum(draw.integers(0, 3, n), (whole - 1) // 2), np.minimum(draw.integers(0, 3, n), (whole - 1) // 2)
+    begin, end = (
+        np.minimum(draw.integers(0, 3, n), (whole - 1) // 2),
+        np.minimum(draw.integers(0, 3, n), (whole - 1) // 2),
+    )
     x = (int(draw.integers(1, 4)), cin, *(int(s) for s in size))
     w = (cin, cout // group, *(int(k) for k in kernel))
     bias = bool(draw.integers(2))
@@ -107,7 +112,9 @@ def _named() -> list[Case]:
                 for d in (1, 2):
                     size = (7, 6)
                     out = [-(-n // stride) for n in size]
-                    total = [max((o - 1) * stride + d * (k - 1) + 1 - n, 0) for o, n in zip(out, size, strict=True)]
+                    total = [
+                        max((o - 1) * stride + d * (k - 1) + 1 - n, 0) for o, n in zip(out, size, strict=True)
+                    ]
                     small, big = [t // 2 for t in total], [t - t // 2 for t in total]
                     begin, end = (small, big) if auto == "SAME_UPPER" else (big, small)
                     if auto == "VALID":

@@ -76,9 +76,16 @@ def _norms() -> list[Case]:
         shape = (2, 3, 4)[axis % 3 :]
         made.append(case(f"axis {axis}", "RMSNormalization", "x w", lambda x, w, s=shape: F.rms_norm(x, s, w, EPS),
                          {"x": (2, 3, 4), "w": shape}, axis=axis, epsilon=EPS, opset=23, doubles=False))  # fmt: skip
-    made.append(case("axes 0 2 3", "MeanVarianceNormalization", "x",
-                     lambda x: (x - x.mean((0, 2, 3), True)) / (x.std((0, 2, 3), correction=0, keepdim=True) + 1e-9),
-                     {"x": (2, 3, 4, 5)}, doubles=False))  # fmt: skip  (its body has float32 constants)
+    made.append(
+        case(
+            "axes 0 2 3",
+            "MeanVarianceNormalization",
+            "x",
+            lambda x: (x - x.mean((0, 2, 3), True)) / (x.std((0, 2, 3), correction=0, keepdim=True) + 1e-9),
+            {"x": (2, 3, 4, 5)},
+            doubles=False,
+        )
+    )  # fmt: skip  (its body has float32 constants)
     return made
 
 

@@ -35,7 +35,9 @@ def _real(size: Any, kernel: Any, strides: Any, pads: Any, dilations: Any, ceil:
             if not any(0 <= i * s - p + j * d < n for j in range(k)):
                 return False
     # torch refuses a kernel larger than an image with its pads, in 3-D one larger than the image.
-    return len(means) < 2 and all(d * (k - 1) + 1 <= n for n, k, d in zip(size, kernel, dilations, strict=True))
+    return len(means) < 2 and all(
+        d * (k - 1) + 1 <= n for n, k, d in zip(size, kernel, dilations, strict=True)
+    )
 
 
 def _a_max(n: int, draw: np.random.Generator, index: int, ceil: int, **given: Any) -> Case:
@@ -100,14 +102,35 @@ def _named() -> list[Case]:
     for shape in ((2, 3, 5), (2, 3, 4, 5), (1, 2, 2, 3, 4)):
         over = tuple(range(2, len(shape)))
         made += [
-            case(f"{shape}", "GlobalAveragePool", "x", lambda x, a=over: x.mean(a, keepdim=True), {"x": shape}),
-            case(f"{shape}", "GlobalMaxPool", "x", lambda x, a=over: x.amax(a, keepdim=True), {"x": shape},
-                 doubles=len(shape) == 4),  # onnxruntime has float32, the reference evaluator images
+            case(
+                f"{shape}", "GlobalAveragePool", "x", lambda x, a=over: x.mean(a, keepdim=True), {"x": shape}
+            ),
+            case(
+                f"{shape}",
+                "GlobalMaxPool",
+                "x",
+                lambda x, a=over: x.amax(a, keepdim=True),
+                {"x": shape},
+                doubles=len(shape) == 4,
+            ),  # onnxruntime has float32, the reference evaluator images
         ]
-    made.append(case("newer", "GlobalAveragePool", "x", lambda x: x.mean((2, 3), True), {"x": (2, 3, 4, 4)}, opset=22))
-    made.append(case("newer", "GlobalMaxPool", "x", lambda x: x.amax((2, 3), True), {"x": (2, 3, 4, 4)}, opset=22))
+    made.append(
+        case("newer", "GlobalAveragePool", "x", lambda x: x.mean((2, 3), True), {"x": (2, 3, 4, 4)}, opset=22)
+    )
+    made.append(
+        case("newer", "GlobalMaxPool", "x", lambda x: x.amax((2, 3), True), {"x": (2, 3, 4, 4)}, opset=22)
+    )
     made.append(case("ties", "GlobalMaxPool", "x", lambda x: x.amax((2, 3), True), {"x": ties}))
-    made.append(case("free", "GlobalAveragePool", "x", lambda x: x.mean((2, 3), True), {"x": (2, 3, 4, 4)}, modes=("free",)))
+    made.append(
+        case(
+            "free",
+            "GlobalAveragePool",
+            "x",
+            lambda x: x.mean((2, 3), True),
+            {"x": (2, 3, 4, 4)},
+            modes=("free",),
+        )
+    )
     return made
 
 
@@ -117,7 +140,9 @@ def _random() -> list[Case]:
     made = [_a_max(1 + i % 3, draw, i, i // 3 % 2, **single) for i in range(96)]
     made += [_an_average(1 + i % 3, draw, i, i // 3 % 2, i // 6 % 2, **single) for i in range(96)]
     made += [_a_max(2, draw, 1000 + i, i % 2, modes=("batch",), doubles=False) for i in range(12)]
-    made += [_an_average(2, draw, 1000 + i, i % 2, i // 2 % 2, modes=("batch",), doubles=False) for i in range(12)]
+    made += [
+        _an_average(2, draw, 1000 + i, i % 2, i // 2 % 2, modes=("batch",), doubles=False) for i in range(12)
+    ]
     return made
 
 
@@ -137,6 +162,17 @@ def test_shapes_drawn_at_random(c: Case) -> None:
 
 def test_ceil_mode_that_means_two_things() -> None:
     """Along one axis a window more, along the other one that starts behind the image."""
-    c = case("mixed", "AveragePool", "x", None, {"x": (1, 1, 4, 4)}, kernel_shape=[3, 1], strides=[2, 2], ceil_mode=1)
-    with pytest.raises(ModelError, match=r"the_AveragePool.*ceil_mode adds a window along one axis and leaves one out"):
+    c = case(
+        "mixed",
+        "AveragePool",
+        "x",
+        None,
+        {"x": (1, 1, 4, 4)},
+        kernel_shape=[3, 1],
+        strides=[2, 2],
+        ceil_mode=1,
+    )
+    with pytest.raises(
+        ModelError, match=r"the_AveragePool.*ceil_mode adds a window along one axis and leaves one out"
+    ):
         derive(c.model("float32", "static"), ["x"], 4)

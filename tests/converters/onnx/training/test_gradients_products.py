@@ -21,8 +21,18 @@ def _gemms() -> list[Case]:
                 def f(x: Any, w: Any, c: Any = 0, ta: int = ta, tb: int = tb) -> Any:
                     return 1.5 * (x.T if ta else x) @ (w.T if tb else w) + 0.5 * c
 
-                real = {"x": (3, 4) if ta else (4, 3), "w": (5, 3) if tb else (3, 5)} | ({} if c is None else {"c": c})
-                batch = ("x",) if not ta and c not in ((4, 1), (4, 5)) else ("x", "c") if not ta else ("w",) if tb else ()
+                real = {"x": (3, 4) if ta else (4, 3), "w": (5, 3) if tb else (3, 5)} | (
+                    {} if c is None else {"c": c}
+                )
+                batch = (
+                    ("x",)
+                    if not ta and c not in ((4, 1), (4, 5))
+                    else ("x", "c")
+                    if not ta
+                    else ("w",)
+                    if tb
+                    else ()
+                )
                 made.append(case(f"transA {ta} transB {tb} C {c}", "Gemm", "x w" if c is None else "x w c", f, real,
                                  transA=ta, transB=tb, alpha=1.5, beta=0.5, batch=batch, modes=EVERY))  # fmt: skip
     made.append(case("defaults", "Gemm", "x w c", lambda x, w, c: x @ w + c, {"x": (4, 3), "w": (3, 5), "c": (5,)},
@@ -48,7 +58,9 @@ def _matmuls() -> list[Case]:
             batch = (["x"] if len(a) == len(b) and a[0] == b[0] else []) + ["w"]
         if a[0] == 1 and len(a) > 2:
             batch = ["w"]
-        made.append(case(f"{a} {b}", "MatMul", "x w", lambda x, w: x @ w, {"x": a, "w": b}, batch=batch, modes=EVERY))
+        made.append(
+            case(f"{a} {b}", "MatMul", "x w", lambda x, w: x @ w, {"x": a, "w": b}, batch=batch, modes=EVERY)
+        )
     made.append(case("with itself", "MatMul", "x x", lambda x: x @ x, {"x": (2, 3, 3)}, modes=EVERY))
     made.append(case("newer", "MatMul", "x w", lambda x, w: x @ w, {"x": (4, 3), "w": (3, 5)}, opset=21))
     return made

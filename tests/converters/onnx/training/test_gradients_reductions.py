@@ -46,27 +46,70 @@ def _cases() -> list[Case]:
             for keep in (0, 1):
                 given = {} if axes is None else {"axes": np.asarray(axes, np.int64)}
                 over = (0, 1, 2) if axes is None else axes
-                made.append(case(f"axes {axes}, keepdims {keep}", kind, "x axes" if given else "x",
-                                 lambda x, f=f, a=over, k=keep: f(x, a, bool(k)), {"x": x}, fixed=given,
-                                 keepdims=keep, modes=EVERY if axes in ((-1,), (0, 2)) else ("static", "batch")))
+                made.append(
+                    case(
+                        f"axes {axes}, keepdims {keep}",
+                        kind,
+                        "x axes" if given else "x",
+                        lambda x, f=f, a=over, k=keep: f(x, a, bool(k)),
+                        {"x": x},
+                        fixed=given,
+                        keepdims=keep,
+                        modes=EVERY if axes in ((-1,), (0, 2)) else ("static", "batch"),
+                    )
+                )
         # In operator sets up to 17 the axes were an attribute: ONNX' converter makes them an input.
-        made.append(case("newer", kind, "x axes", lambda x, f=f: f(x, (1,), True), {"x": x},
-                         fixed={"axes": np.array([1])}, opset=21))
+        made.append(
+            case(
+                "newer",
+                kind,
+                "x axes",
+                lambda x, f=f: f(x, (1,), True),
+                {"x": x},
+                fixed={"axes": np.array([1])},
+                opset=21,
+            )
+        )
     for kind in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
         none = {"axes": np.zeros(0, np.int64)}
         f = KINDS[kind][0]
-        made.append(case("over none", kind, "x axes", lambda x: x * 1, {"x": X}, fixed=none, noop_with_empty_axes=1))
+        made.append(
+            case("over none", kind, "x axes", lambda x: x * 1, {"x": X}, fixed=none, noop_with_empty_axes=1)
+        )
         made.append(case("over none, left out", kind, "x", lambda x: x * 1, {"x": X}, noop_with_empty_axes=1))
-        made.append(case("empty axes mean all", kind, "x axes", lambda x, f=f: f(x, (0, 1, 2), True), {"x": X},
-                         fixed=none))
+        made.append(
+            case(
+                "empty axes mean all",
+                kind,
+                "x axes",
+                lambda x, f=f: f(x, (0, 1, 2), True),
+                {"x": X},
+                fixed=none,
+            )
+        )
     for kind in ("ReduceMax", "ReduceMin", "ReduceProd"):
         f = KINDS[kind][0]
         at = ZEROS if kind == "ReduceProd" else TIES
-        made.append(case("zeros, equal ones", kind, "x axes", lambda x, f=f: f(x, (2,), True), {"x": at},
-                         fixed={"axes": np.array([2])}))
-    made.append(case("norm of zeros", "ReduceL2", "x axes",
-                     lambda x: torch.linalg.vector_norm(x, dim=(1,), keepdim=True),
-                     {"x": np.array([[0.0, 0.0], [3.0, 4.0]])}, fixed={"axes": np.array([1])}))
+        made.append(
+            case(
+                "zeros, equal ones",
+                kind,
+                "x axes",
+                lambda x, f=f: f(x, (2,), True),
+                {"x": at},
+                fixed={"axes": np.array([2])},
+            )
+        )
+    made.append(
+        case(
+            "norm of zeros",
+            "ReduceL2",
+            "x axes",
+            lambda x: torch.linalg.vector_norm(x, dim=(1,), keepdim=True),
+            {"x": np.array([[0.0, 0.0], [3.0, 4.0]])},
+            fixed={"axes": np.array([1])},
+        )
+    )
     made.append(case("a scalar", "ReduceSum", "x", lambda x: x * 1, {"x": np.asarray(2.0)}))
     return made  # fmt: skip
 

@@ -65,7 +65,10 @@ def _of_torch() -> list[Case]:
                      lambda x: image("bilinear", x, scale_factor=(1.5, 2.5), recompute_scale_factor=False), {"x": (2, 3, 4, 6)},
                      fixed=scales(1, 1, 1.5, 2.5), **linear))  # fmt: skip
     # torch's antialiasing leaves out what is outside of the image; its cubic coefficient is another one then.
-    for kind, torchs, given in (("linear", "bilinear", linear), ("cubic", "bicubic", {**cubic, "cubic_coeff_a": -0.5})):
+    for kind, torchs, given in (
+        ("linear", "bilinear", linear),
+        ("cubic", "bicubic", {**cubic, "cubic_coeff_a": -0.5}),
+    ):
         made.append(case(f"{kind} antialiased to 2 × 3", "Resize", "x - - n",
                          lambda x, k=torchs: image(k, x, size=(2, 3), antialias=True), {"x": (2, 3, 6, 7)},
                          fixed=sizes(2, 3), axes=[2, 3], antialias=1, exclude_outside=1, **given))  # fmt: skip

@@ -130,7 +130,9 @@ def _slices() -> list[Case]:
         over = axes or tuple(range(len(starts)))
         by = steps or (1,) * len(starts)
 
-        def f(x: Any, starts: Any = starts, ends: Any = ends, over: Any = over, by: Any = by, **_: Any) -> Any:
+        def f(
+            x: Any, starts: Any = starts, ends: Any = ends, over: Any = over, by: Any = by, **_: Any
+        ) -> Any:
             for s, e, a, k in zip(starts, ends, over, by, strict=True):
                 places = torch.arange(x.shape[a])[slice(s, e, k) if k > 0 else slice(None)]
                 if k < 0:
@@ -201,7 +203,9 @@ def _blocks() -> list[Case]:
 
     def to_depth(x: Any) -> Any:
         n, c, h, w = x.shape
-        return x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+        return (
+            x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+        )
 
     return [
         case("DCR", "DepthToSpace", "x", lambda x: to_space(x, "DCR"), {"x": (2, 8, 2, 3)}, blocksize=2),

@@ -106,29 +106,55 @@ def test_a_second_referee_agrees(kind: str) -> None:
         given = {i.name: feeds[i.name] for i in other.get_inputs() if i.name in feeds}
         seeds = [i.name for i in other.get_inputs() if i.name not in feeds]
         assert len(seeds) == 1, seeds
-        found = dict(zip([o.name for o in other.get_outputs()], other.run(None, given | {seeds[0]: seed[..., None]}), strict=True))
+        found = dict(
+            zip(
+                [o.name for o in other.get_outputs()],
+                other.run(None, given | {seeds[0]: seed[..., None]}),
+                strict=True,
+            )
+        )
         true = by_torch(c, "float64", seed)
         ours = run(derive(model, list(c.real), seed.ndim).model, {**feeds, "d.y": seed})
         for name in c.real:
             theirs = next(a for n, a in found.items() if n.endswith(f"_{name}"))[..., 0]
             if (c.name, name) in WRONG_THERE:
-                assert np.max(np.abs(theirs - true[f"d.{name}"])) > 1e-3, "onnx-ad has been corrected: leave this out"
+                assert np.max(np.abs(theirs - true[f"d.{name}"])) > 1e-3, (
+                    "onnx-ad has been corrected: leave this out"
+                )
                 continue
             got = ours.get(f"d.{name}", np.zeros_like(theirs))
             # Both are float32: as far apart as two roundings of sums of as many terms.
-            off = (64 + 8 * np.sqrt(seed.size)) * 2.0**-24 * max(1.0, float(np.max(np.abs(theirs), initial=0.0)))
+            off = (
+                (64 + 8 * np.sqrt(seed.size))
+                * 2.0**-24
+                * max(1.0, float(np.max(np.abs(theirs), initial=0.0)))
+            )
             assert np.max(np.abs(got - theirs), initial=0.0) <= off, f"{c.name}: {name}"
         judged += 1
     if not judged:
-        pytest.skip(f"onnx-ad has no gradient for {kind} here ({last})" if asked else f"{kind}: no case that it reads")
+        pytest.skip(
+            f"onnx-ad has no gradient for {kind} here ({last})" if asked else f"{kind}: no case that it reads"
+        )
 
 
 def test_broadcasting_that_only_the_run_knows() -> None:
     """Where no dimension is known, the axes to be summed are found at run time: the nodes are there."""
-    for a, b in (((4, 3), (4, 1)), ((4, 3), (3,)), ((2, 1, 3), (4, 1)), ((1, 1), (4, 3)), ((4, 3), (4, 3)), ((3,), ())):
+    for a, b in (
+        ((4, 3), (4, 1)),
+        ((4, 3), (3,)),
+        ((2, 1, 3), (4, 1)),
+        ((1, 1), (4, 3)),
+        ((4, 3), (4, 3)),
+        ((3,), ()),
+    ):
         kinds, found = {}, {}
         for mode in ("static", "free"):
-            c = Case("broadcast", [helper.make_node("Add", ["x", "b"], ["y"])], {"x": a, "b": b}, lambda x, b: x + b)
+            c = Case(
+                "broadcast",
+                [helper.make_node("Add", ["x", "b"], ["y"])],
+                {"x": a, "b": b},
+                lambda x, b: x + b,
+            )
             rank = len(np.broadcast_shapes(a, b))
             made = derive(c.model("float32", mode), ["x", "b"], rank)
             kinds[mode] = [n.op_type for n in made.model.graph.node]
@@ -180,11 +206,15 @@ def test_no_scatter_that_adds_from_several_threads() -> None:
                                    for n in c.nodes):  # fmt: skip
             continue
         found = attributes(derive(c.model("float32", "batch"), list(c.real), 6).model)
-        assert not [a for k, a in found if k == "ScatterND" and a.get("reduction", b"none") != b"none"], c.name
+        assert not [a for k, a in found if k == "ScatterND" and a.get("reduction", b"none") != b"none"], (
+            c.name
+        )
 
 
 def attributes(model: onnx.ModelProto) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(n.op_type, {a.name: helper.get_attribute_value(a) for a in n.attribute}) for n in model.graph.node]
+    return [
+        (n.op_type, {a.name: helper.get_attribute_value(a) for a in n.attribute}) for n in model.graph.node
+    ]
 
 
 def test_handled_says_which_operators_have_a_rule_or_need_none() -> None:

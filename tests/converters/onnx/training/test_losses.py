@@ -36,7 +36,10 @@ def built(
     tape.op("Identity", loss, name="loss")
     tape.op("Identity", slope, name="d.y")
     inputs = [helper.make_tensor_value_info("y", kind, dims), label]
-    outputs = [helper.make_tensor_value_info("loss", kind, ()), helper.make_tensor_value_info("d.y", kind, dims)]
+    outputs = [
+        helper.make_tensor_value_info("loss", kind, ()),
+        helper.make_tensor_value_info("d.y", kind, dims),
+    ]
     graph = helper.make_graph(tape.nodes, "loss", inputs, outputs, tape.initializers())
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
@@ -70,7 +73,9 @@ def judge(
                 off += 10 * float(np.max(np.abs(single - true))) * u / UNIT["float32"]
                 assert found[key].dtype == np.dtype(dtype) and found[key].shape == true.shape
                 worst = float(np.max(np.abs(found[key] - true)))
-                assert worst <= off, f"{name} {dict(options)} {dtype}: {key} off by {worst:.3g}, bound {off:.3g}"
+                assert worst <= off, (
+                    f"{name} {dict(options)} {dtype}: {key} off by {worst:.3g}, bound {off:.3g}"
+                )
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -98,7 +103,11 @@ def test_softmax_cross_entropy_of_large_numbers() -> None:
 def test_bce_with_logits(pos_weight: Any, hard: bool) -> None:
     y = 3 * RNG.standard_normal((4, 3))
     y[0] = (0.0, 60.0, -60.0)
-    label = np.asarray(RNG.integers(0, 2, (4, 3)), np.float64) if hard else RNG.uniform(0, 1, (4, 3)).astype(np.float32)
+    label = (
+        np.asarray(RNG.integers(0, 2, (4, 3)), np.float64)
+        if hard
+        else RNG.uniform(0, 1, (4, 3)).astype(np.float32)
+    )
     options = {} if pos_weight is None else {"pos_weight": pos_weight}
     w = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float64)
     judge("bce_with_logits", y, label, options, lambda y, t: F.binary_cross_entropy_with_logits(
@@ -146,7 +155,9 @@ def refused(error: type[Exception], match: str, name: str, shape: Any = (4, 3), 
 
 
 def test_refusals() -> None:
-    refused(HyperparameterError, r"unknown loss 'mae'; expected one of softmax_cross_entropy, .*, output", "mae")
+    refused(
+        HyperparameterError, r"unknown loss 'mae'; expected one of softmax_cross_entropy, .*, output", "mae"
+    )
     refused(HyperparameterError, r"loss mse: unknown option 'delta'; expected none", "mse", delta=1.0)
     refused(HyperparameterError, r"label_smoothing expected a number from 0 to 1, found 1\.5",
             "softmax_cross_entropy", label_smoothing=1.5)  # fmt: skip
@@ -161,5 +172,7 @@ def test_refusals() -> None:
 def test_an_output_of_whole_numbers() -> None:
     tape = Tape(18, {"y"})
     tape.types["y"], tape.shapes["y"] = T.INT64, (4,)
-    with pytest.raises(ModelError, match=r"loss mse: output 'y' expected real numbers, found INT64; .*before the ArgMax"):
+    with pytest.raises(
+        ModelError, match=r"loss mse: output 'y' expected real numbers, found INT64; .*before the ArgMax"
+    ):
         build_loss(tape, "mse", "y", "label", {})
