@@ -133,8 +133,8 @@ class _Walk:
             else:
                 tape.types[name] = self.half
         tape.nodes.append(node)
-        for name in list(self.outputs):
-            inner = self.cast.get((name, self.half))
-            if inner is not None and inner in node.output:
-                tape.op("Cast", inner, name=name, like=inner, to=T.FLOAT)
-                tape.types[name] = T.FLOAT
+        for told in self.outputs:
+            held = self.cast.get((told, self.half))
+            if held is not None and held in node.output:
+                tape.op("Cast", held, name=told, like=held, to=T.FLOAT)
+                tape.types[told] = T.FLOAT
