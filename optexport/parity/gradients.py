@@ -137,7 +137,7 @@ class Digits:
     def _probabilities(self, params: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         z = x @ params["weight"].astype(np.float64) + params["bias"].astype(np.float64)
         e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
 
     def loss(self, params: Mapping[str, np.ndarray], t: int) -> float:
         """Mean cross entropy of the batch of step ``t``."""

@@ -48,9 +48,9 @@ def junit(report: Report, baseline: Comparison | None = None) -> bytes:
 def _baseline(root: ET.Element, baseline: Comparison) -> dict[str, int]:
     bad = baseline.regressions
     tally = {"tests": max(1, len(bad)), "failures": len(bad), "errors": 0, "skipped": 0}
-    suite = ET.SubElement(
-        root, "testsuite", name="baseline", time="0", **{k: str(n) for k, n in tally.items()}
-    )
+    suite = ET.SubElement(root, "testsuite", name="baseline", time="0")
+    for key, n in tally.items():
+        suite.set(key, str(n))
     for change in bad:
         element = ET.SubElement(
             suite, "testcase", classname="parity.baseline", name=_text(change.case), time="0"

@@ -29,7 +29,7 @@ function plot(lines, { log = false, title = "", y = "" } = {}) {
   const steps = Math.max(2, ...lines.map(l => l.values.length));
   const shown = lines.flatMap(l => l.values).filter(v => finite(v) && (!log || v > 0));
   if (!shown.length) {
-    svg.append(shape("text", { x: L, y: H / 2 }, log ? "every value is exactly the referee's" : "nothing to draw"));
+    svg.append(shape("text", { x: L, y: H / 2 }, log && lines.some(l => l.values.length) ? "every value is exactly the referee's" : "there are no numbers"));
     return svg;
   }
   const f = log ? Math.log10 : v => v;

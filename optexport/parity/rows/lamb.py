@@ -1,5 +1,7 @@
 """Rows of the lamb family."""
 
+from typing import Any
+
 from ..record import correction32, keras, mxnet, optax, paddle
 
 # MXNet's kernel has both norms in float32, sums of 35 squares: each is off by at most 35 roundings of
@@ -17,7 +19,7 @@ def norm16(rate: float, steps: int = 30) -> float:
 # A parameter that starts at 0 has no norm.
 SHAPES = {"w": (7, 5), "b": (5,), "zero": (4,)}
 # Its first update has no norm in it, so that nothing but the rounding of u to float32 is left to see.
-FIRST = {"shapes": {"zero": (4,)}, "steps": 1}
+FIRST: dict[str, Any] = {"shapes": {"zero": (4,)}, "steps": 1}
 
 ROWS = [
     mxnet(

@@ -1,5 +1,7 @@
 """Rows of the muon family."""
 
+from typing import Any
+
 from ..record import keras, mlx, optax, torch
 
 MATRICES = {"w": (7, 5), "v": (4, 6), "s": (3, 3)}
@@ -9,7 +11,7 @@ SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
 NORM32 = 2.0**-24 * 16.5
 # MLX's fused product takes c as float32, also 2⁻²⁴ off; its steps have the length √(7/5) at most.
 # Keras writes B + (ĝ − (1−μ)B).
-TINY = {
+TINY: dict[str, Any] = {
     "dtypes": ("float64",),
     "reason": "in float32 the tiny step's gradient loses its digits in Keras' difference",
 }
