@@ -62,15 +62,13 @@ def _matrix(op: Op, axis: int, n: int, m: int) -> np.ndarray:
     i, k = axes.index(axis), len(axes)
     kept = {a.name: helper.get_attribute_value(a) for a in op.proto.attribute if a.name != "axes"}
     policy = kept.pop("keep_aspect_ratio_policy", b"stretch")
-    inputs = {"x": np.eye(n)}
+    inputs: dict[str, np.ndarray] = {"x": np.eye(n)}
     if op.input(1):
-        inputs["roi"] = (
-            np.asarray(op.constant(1), np.float32)[[i, i + k]]
-            if np.size(op.constant(1))
-            else np.float32([0, 1])
-        )
-        region = op.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
-        if region and n == m and list(inputs["roi"]) != [0, 1]:
+        region = op.constant(1)
+        whole = np.asarray([0, 1], np.float32)
+        inputs["roi"] = np.asarray(region, np.float32)[[i, i + k]] if np.size(region) else whole
+        crops = op.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+        if crops and n == m and list(inputs["roi"]) != [0, 1]:
             raise op.error(
                 f"axis {axis} is cropped and keeps its size, which runtimes do not agree on; use Slice"
             )
@@ -87,18 +85,16 @@ def _matrix(op: Op, axis: int, n: int, m: int) -> np.ndarray:
     graph = helper.make_graph(
         [node],
         "axis",
-        [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-         for k, a in inputs.items()],
+        [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+         for name, a in inputs.items()],
         [helper.make_tensor_value_info("y", 11, None)],
     )  # fmt: skip
     evaluator = ReferenceEvaluator(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", op.tape.opset)], ir_version=10)
     )
     # What is filled in outside of the image does not depend on it.
-    filled, unit = (
-        np.asarray(evaluator.run(None, {**inputs, "x": x})[0]) for x in (np.zeros((n, n)), np.eye(n))
-    )
-    matrix: np.ndarray = (unit - filled).T
+    filled, unit = (evaluator.run(["y"], {**inputs, "x": x}) for x in (np.zeros((n, n)), np.eye(n)))
+    matrix: np.ndarray = (np.asarray(unit[0]) - np.asarray(filled[0])).T  # type: ignore[index]
     if matrix.shape != (m, n):
         raise op.error(f"axis {axis}: expected size {m}, found {matrix.shape[0]}")
     return matrix

@@ -123,9 +123,9 @@ def pad(op: Op, g: str) -> Gradients:
     t = op.tape
     mode = op.attribute("mode", "constant")
     if mode == "constant":
-        pads = t.ints(*(-int(p) for p in op.constant(1)))
-        axes = [op.input(3)] if op.input(3) else []
-        dx = t.op("Pad", g, pads, t.scalar(0.0, g), *axes, like=op.x)
+        back = t.ints(*(-int(p) for p in op.constant(1)))
+        over = [op.input(3)] if op.input(3) else []
+        dx = t.op("Pad", g, back, t.scalar(0.0, g), *over, like=op.x)
         dv = None
         if op.input(2) and op.needs[2]:
             if any(int(p) < 0 for p in op.constant(1)):

@@ -129,7 +129,8 @@ def _named() -> list[Case]:
         made.append(case(f"defaults, opset {opset}", "ConvTranspose", "x w", lambda x, w: F.conv_transpose2d(x, w),
                          {"x": (2, 3, 4, 4), "w": (3, 2, 3, 3)}, opset=opset))  # fmt: skip
         made.append(case(f"of stride 2, opset {opset}", "ConvTranspose", "x w b",
-                         lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1), {"x": (2, 3, 4, 4), "w": (3, 2, 3, 3), "b": (2,)},
+                         lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1),
+                         {"x": (2, 3, 4, 4), "w": (3, 2, 3, 3), "b": (2,)},
                          strides=[2, 2], pads=[1] * 4, output_padding=[1, 1], opset=opset))  # fmt: skip
     made.append(case("to a given shape", "ConvTranspose", "x w",
                      lambda x, w: around(F.conv_transpose2d(x, w, None, 2), [-1, -1], [0, 0]),

@@ -73,7 +73,8 @@ ANGLES = np.random.default_rng(2).uniform(-3, 3, (2, 5, 4))
 def _others() -> list[Case]:
     classes = np.array([1, 0, 2, 2], np.int64)
     made = [
-        case("", "RotaryEmbedding", "x c s", lambda x: rotary(x, torch.tensor(np.cos(ANGLES)).to(x), torch.tensor(np.sin(ANGLES)).to(x)),
+        case("", "RotaryEmbedding", "x c s",
+             lambda x: rotary(x, *(torch.tensor(a).to(x) for a in (np.cos(ANGLES), np.sin(ANGLES)))),
              {"x": (2, 3, 5, 8)}, fixed={"c": np.cos(ANGLES), "s": np.sin(ANGLES)}, opset=23, modes=("static",)),
     ]  # fmt: skip
     for reduction in ("mean", "sum", "none"):

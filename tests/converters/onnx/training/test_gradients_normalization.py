@@ -12,6 +12,7 @@ from .referee import Case, case, check, torch
 F = torch.nn.functional
 EVERY = ("static", "batch", "free")
 EPS = 2.0**-10
+MEAN, VAR = np.array([0.5, -1.0, 2.0]), np.array([0.5, 1.0, 2.0])
 
 
 def _layers() -> list[Case]:
@@ -30,7 +31,8 @@ def _layers() -> list[Case]:
     made.append(case("defaults", "LayerNormalization", "x w b",
                      lambda x, w, b: F.layer_norm(x, (4,), w, b, float(np.float32(1e-5))),
                      {"x": (2, 3, 4), "w": (4,), "b": (4,)}, opset=21, modes=EVERY))  # fmt: skip
-    made.append(case("scale of one number", "LayerNormalization", "x w", lambda x, w: F.layer_norm(x, (4,), None, None, EPS) * w,
+    made.append(case("scale of one number", "LayerNormalization", "x w",
+                     lambda x, w: F.layer_norm(x, (4,), None, None, EPS) * w,
                      {"x": (2, 4), "w": (1,)}, epsilon=EPS))  # fmt: skip
     return made
 
@@ -41,16 +43,16 @@ def _channels() -> list[Case]:
         made.append(case(f"{len(shape)}-D", "InstanceNormalization", "x w b",
                          lambda x, w, b: F.instance_norm(x, None, None, w, b, True, 0.1, EPS),
                          {"x": shape, "w": (3,), "b": (3,)}, epsilon=EPS, modes=EVERY))  # fmt: skip
-        mean, var = np.array([0.5, -1.0, 2.0]), np.array([0.5, 1.0, 2.0])
         made.append(case(f"{len(shape)}-D", "BatchNormalization", "x w b mean var",
-                         lambda x, w, b: F.batch_norm(x, torch.tensor(mean).to(x), torch.tensor(var).to(x), w, b, False, 0.1, EPS),
-                         {"x": shape, "w": (3,), "b": (3,)}, fixed={"mean": mean, "var": var}, epsilon=EPS,
+                         lambda x, w, b: F.batch_norm(x, torch.tensor(MEAN).to(x), torch.tensor(VAR).to(x), w, b, eps=EPS),
+                         {"x": shape, "w": (3,), "b": (3,)}, fixed={"mean": MEAN, "var": VAR}, epsilon=EPS,
                          modes=EVERY))  # fmt: skip
     # From 21 on its body computes in float32 (stash_type), in a float64 model too.
     for groups in (1, 2, 4):
         made.append(case(f"of {groups}", "GroupNormalization", "x w b",
                          lambda x, w, b, n=groups: F.group_norm(x, n, w, b, EPS),
-                         {"x": (2, 4, 3, 2), "w": (4,), "b": (4,)}, epsilon=EPS, num_groups=groups, opset=21, doubles=False))  # fmt: skip
+                         {"x": (2, 4, 3, 2), "w": (4,), "b": (4,)}, epsilon=EPS, num_groups=groups, opset=21,
+                         doubles=False))  # fmt: skip
         # Before operator set 21, scale and bias were one number a group.
         made.append(case(f"of {groups}, scale a group", "GroupNormalization", "x w b",
                          lambda x, w, b, n=groups: F.group_norm(

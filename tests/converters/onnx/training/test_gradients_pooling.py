@@ -67,6 +67,11 @@ def _an_average(n: int, draw: np.random.Generator, index: int, ceil: int, counte
                 kernel_shape=k, strides=s, pads=p + p, ceil_mode=ceil, count_include_pad=counted, **given)  # fmt: skip
 
 
+def behind(x: Any) -> Any:
+    """Means of windows of 2 × 2, one row and one column of zeros behind the image."""
+    return F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 2)
+
+
 def _named() -> list[Case]:
     ties = np.random.default_rng(1).integers(0, 2, (2, 2, 6, 6)).astype(np.float64)
     x = {"x": (2, 3, 7, 7)}
@@ -91,13 +96,13 @@ def _named() -> list[Case]:
         case("2 × 2", "AveragePool", "x", lambda x: F.avg_pool2d(x, 2), x, kernel_shape=[2, 2], strides=[2, 2]),
         case("newer", "AveragePool", "x", lambda x: F.avg_pool2d(x, 2), x, kernel_shape=[2, 2], strides=[2, 2], opset=22),
         case("SAME_UPPER", "AveragePool", "x",
-             lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 2) / F.avg_pool2d(F.pad(torch.ones_like(x), (0, 1, 0, 1)), 2, 2),
-             x, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
+             lambda x: behind(x) / behind(torch.ones_like(x)), x, kernel_shape=[2, 2], strides=[2, 2],
+             auto_pad="SAME_UPPER"),
         case("SAME_LOWER, counted", "AveragePool", "x", lambda x: F.avg_pool2d(F.pad(x, (1, 0, 1, 0)), 2, 2), x,
              kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_LOWER", count_include_pad=1),
         case("dilated", "AveragePool", "x",
-             lambda x: F.conv2d(x.reshape(-1, 1, 7, 7), torch.full((1, 1, 2, 2), 0.25).to(x), dilation=2).reshape(2, 3, 5, 5),
-             x, kernel_shape=[2, 2], dilations=[2, 2], opset=19),
+             lambda x: F.conv2d(x, torch.full((3, 1, 2, 2), 0.25).to(x), dilation=2, groups=3), x, kernel_shape=[2, 2],
+             dilations=[2, 2], opset=19),
     ]  # fmt: skip
     for shape in ((2, 3, 5), (2, 3, 4, 5), (1, 2, 2, 3, 4)):
         over = tuple(range(2, len(shape)))

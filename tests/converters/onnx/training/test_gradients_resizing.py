@@ -62,7 +62,8 @@ def _of_torch() -> list[Case]:
     made.append(case("linear × 2 in 1-D", "Resize", "x - s", lambda x: image("linear", x, scale_factor=2), {"x": (2, 3, 4)},
                      fixed=scales(1, 1, 2), **linear))  # fmt: skip
     made.append(case("linear × 1.5", "Resize", "x - s",
-                     lambda x: image("bilinear", x, scale_factor=(1.5, 2.5), recompute_scale_factor=False), {"x": (2, 3, 4, 6)},
+                     lambda x: image("bilinear", x, scale_factor=(1.5, 2.5), recompute_scale_factor=False),
+                     {"x": (2, 3, 4, 6)},
                      fixed=scales(1, 1, 1.5, 2.5), **linear))  # fmt: skip
     # torch's antialiasing leaves out what is outside of the image; its cubic coefficient is another one then.
     for kind, torchs, given in (

@@ -12,6 +12,7 @@ from onnx import helper
 from .referee import Case, case, check, torch
 
 I64 = np.int64
+F = torch.nn.functional
 EVERY = ("static", "batch", "free")
 FAR = np.iinfo(np.int64).max
 
@@ -168,7 +169,6 @@ def padded(mode: str) -> Callable[..., Any]:
 
 
 def _pads() -> list[Case]:
-    F = torch.nn.functional
     made = [
         case("constant", "Pad", "x p", lambda x: F.pad(x, (1, 3, 0, 2)), {"x": (2, 3, 4)},
              fixed={"p": ints(0, 0, 1, 0, 2, 3)}, modes=EVERY),
@@ -186,9 +186,9 @@ def _pads() -> list[Case]:
     for mode in ("reflect", "edge", "wrap"):
         opset = 19 if mode == "wrap" else 18
         pads, axes = (0, 1, 2, 0, 2, 3), (0, 1, 2)
-        made.append(case(mode, "Pad", "x p", lambda x, f=padded(mode), p=pads, a=axes: f(x, p, a), {"x": (2, 3, 4)},
+        made.append(case(mode, "Pad", "x p", lambda x, m=mode, p=pads, a=axes: padded(m)(x, p, a), {"x": (2, 3, 4)},
                          fixed={"p": ints(*pads)}, mode=mode, opset=opset, modes=EVERY))  # fmt: skip
-        made.append(case(f"{mode}, axes", "Pad", "x p - a", lambda x, f=padded(mode): f(x, (1, 1), (1,)),
+        made.append(case(f"{mode}, axes", "Pad", "x p - a", lambda x, m=mode: padded(m)(x, (1, 1), (1,)),
                          {"x": (2, 3, 4)}, fixed={"p": ints(1, 1), "a": ints(1)}, mode=mode, opset=opset,
                          modes=EVERY))  # fmt: skip
     return made

@@ -165,7 +165,7 @@ def test_refusals() -> None:
             "softmax_cross_entropy", weight=(1.0, 2.0))  # fmt: skip
     refused(HyperparameterError, r"delta expected a number above 0, found 0", "huber", delta=0.0)
     refused(ModelError, r"expected shape \[N, classes, …\], found \[4\]", "softmax_cross_entropy", (4,))
-    refused(HyperparameterError, r"loss bce_with_logits: pos_weight expected a number, or numbers that fit the output's last "
+    refused(HyperparameterError, r"bce_with_logits: pos_weight expected a number, or numbers that fit the output's last "
             r"dimensions \[4, 3\], found shape \[2\]", "bce_with_logits", pos_weight=(1.0, 2.0))  # fmt: skip
 
 
