@@ -17,7 +17,7 @@ __all__ = ["safe_aliases"]
 # Results that may be the same memory as the first input.
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
 # Element i of the result is written after all elements i of the operands are read.
-_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Neg", "Sum"}
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Neg", "Sum", "Where"}
 
 
 def safe_aliases(model: onnx.ModelProto, aliases: Mapping[str, str], gate: str = "") -> set[str]:

@@ -118,14 +118,27 @@ def test_bytes_of_state():
 WIDE = {f"w{i}{s}": f"w{i}{s}.new" for i in range(4) for s in ("", ".exp_avg", ".exp_avg_sq")}
 
 
-def test_weights_that_are_updated_alone():
+WRAPPED = {
+    "adamw": ({}, {}),
+    "global norm": ({"clip_norm": "global", "max_norm": 0.05}, {}),
+    "accumulated": ({"accumulate": "mean", "accumulation_steps": 3}, {}),
+    "scaled": ({"overflow": "dynamic", "loss_scale": 256.0}, {}),
+    "half": ({"overflow": "dynamic", "loss_scale": 256.0}, {"compute": "float16"}),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_that_are_updated_alone(kind):
+    """A skipped or accumulating step writes the old numbers over the old ones."""
     rng = np.random.default_rng(2)
     data = [(rng.standard_normal((4, 260)).astype(np.float32), rng.integers(0, 260, 4)) for _ in range(25)]
+    given, options = WRAPPED[kind]
+    spec = ox.spec("adamw", lr=1e-2, **given)
     runs = []
     for in_place in (False, True):
-        t = Trainer(wide(), LOSS, SPECS["adamw"], threads=2, in_place=in_place)
-        assert set(t.in_place.values()) == {in_place}
+        t = Trainer(wide(), LOSS, spec, threads=2, in_place=in_place, **options)
         runs.append((t.fit(data, quiet=True), t.state()))
+        assert set(t.in_place.values()) == {in_place}
     assert runs[0][0] == runs[1][0]
     same(runs[0][1], runs[1][1])
 
