@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ def adopt(made: Any, arguments: Mapping[str, Any], name: str) -> Subject | None:
     """
     factory = None
     if not _is_transformation(made):
-        if not inspect.isroutine(made) and not inspect.isfunction(made):
+        if not inspect.isroutine(made) and not isinstance(made, functools.partial):
             return None
         try:
             names = inspect.signature(made).parameters

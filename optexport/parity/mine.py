@@ -39,7 +39,7 @@ ALIKE = 1e-3
 @dataclass(frozen=True)
 class Checked:
     """What `check` found. measured: slots under the names of ``against``; its fault says what is wrong with the
-    optimizer apart from numbers. paired: slot of ``against`` -> the optimizer's own name. unseen: slots of
+    optimizer apart from numbers. paired: parameter and slot of ``against`` -> the optimizer's own name. unseen: slots of
     ``against`` that could not be found in the optimizer; the parameters show what they do."""
 
     mine: str
@@ -48,7 +48,7 @@ class Checked:
     steps: int
     shapes: Mapping[str, tuple[int, ...]]
     measured: Measured
-    paired: Mapping[str, str]
+    paired: Mapping[tuple[str, str], str]
     unseen: tuple[str, ...]
     rate_drops: bool
 
@@ -94,9 +94,9 @@ class Checked:
         )
 
 
-def _row(s: SlotError, paired: Mapping[str, str]) -> tuple[str, ...]:
+def _row(s: SlotError, paired: Mapping[tuple[str, str], str]) -> tuple[str, ...]:
     worst = max(range(len(s.errors)), key=lambda t: s.errors[t] / s.bounds[t] if s.bounds[t] else s.errors[t])
-    own = paired.get(s.slot, s.slot)
+    own = paired.get((s.param, s.slot), s.slot)
     return (
         s.param,
         s.slot,
@@ -160,15 +160,19 @@ def check(
             raise SubjectError(f"{fault.sentence}; expected an optimizer that runs to compare with")
         want, bounds = _series(snapshots), _between(p, kind, amplification or 1.0)
     paired = _paired(got, want)
-    seen = {slot for _, slot in want if slot == "param" or slot in paired}
+    renamed = [
+        (
+            params,
+            {
+                n: {s: held[o] for (m, s), o in paired.items() if m == n and o in held}
+                for n, held in slots.items()
+            },
+        )
+        for params, slots in got
+    ]
     measured = measure(
-        _series(
-            [
-                (n, {k: {s: v[o] for s, o in paired.items() if o in v} for k, v in slots.items()})
-                for n, slots in got
-            ]
-        ),
-        {k: v for k, v in want.items() if k[1] in seen} if got else {},
+        _series(renamed),
+        {k: v for k, v in want.items() if k[1] == "param" or k in paired} if got else {},
         bounds,
         next((f for f in faults if f is not None), None),
     )
@@ -180,7 +184,9 @@ def check(
         {n: np.shape(v) for n, v in p.params.items()},
         measured,
         paired,
-        tuple(sorted({slot for _, slot in want} - seen)) if isinstance(other, Spec) else (),
+        tuple(sorted({s for _, s in want} - {"param"} - {s for _, s in paired}))
+        if isinstance(other, Spec)
+        else (),
         drops,
     )
 
@@ -206,6 +212,8 @@ def _name(reference: Spec) -> str:
 
 def _dtype(one: Subject, other: Spec | Subject, dtype: str | None) -> str:
     common = [d for d in one.dtypes if isinstance(other, Spec) or d in other.dtypes]
+    if isinstance(other, Spec):
+        common = _offered(other, common)
     if not common:
         assert isinstance(other, Subject)
         raise HyperparameterError(
@@ -215,6 +223,19 @@ def _dtype(one: Subject, other: Spec | Subject, dtype: str | None) -> str:
     if dtype is not None and dtype not in common:
         raise HyperparameterError(f"dtype: expected one of {', '.join(common)}, found {dtype!r}")
     return dtype or common[0]
+
+
+def _offered(reference: Spec, dtypes: list[str]) -> list[str]:
+    """The dtypes in which a native optimizer is its rule: some frameworks compute parts in float32 always."""
+    group = reference.groups[-1]
+    if any(g.rule.program.inputs("noise") or g.rule.program.inputs("hessian") for g in reference.groups):
+        raise HyperparameterError(
+            f"{_name(reference)}: expected a rule of gradients alone, found one that draws noise or takes a Hessian, "
+            "which an optimizer does not show"
+        )
+    rows = [r for r in rows_of(group.native or "") if _same(r.spec().groups[-1].rule, group.rule)]
+    held = {d for r in rows for d in r.dtypes}
+    return [d for d in dtypes if d in held] or dtypes if rows else dtypes
 
 
 def _problem(
@@ -298,15 +319,15 @@ def _by_rule(
     lr = reference.groups[-1].hyperparameters.get("lr")
     lrs: Any = [None] * len(p.grads) if rates is None else [lr * r for r in rates]  # type: ignore[operator]
     settled = reference.settle(p.params)
-    noisy = any(g.rule.program.inputs("noise") for g in settled.groups)
     named = {g.native for g in settled.groups}
     name = named.pop() if len(named) == 1 else None
-    states = list(referee(reference, p.params, p.grads, lrs, noise=p.noise if noisy else None))
+    states = list(referee(reference, p.params, p.grads, lrs))
+    # (Unsettled: what the shapes decide, a row decides by its own.)
+    known, floor = _known(reference.groups[-1].rule, name, dtype)
     bounds = {}
     for param in p.params:
         rule = settled.group(param).rule
-        times, floor = _known(rule, name, dtype)
-        times = times if amplification is None else amplification
+        times = known if amplification is None else amplification
         bounds[param] = [
             floor + rounding_bound(rule.program, t, dtype, times) for t in range(1, len(states) + 1)
         ]
@@ -332,29 +353,29 @@ def _between(p: Problem, dtype: str, amplification: float) -> dict[str, list[flo
     return dict.fromkeys(p.params, bound)
 
 
-def _paired(got: list[Snapshot], want: Series) -> dict[str, str]:
-    """Slot of the reference -> the optimizer's, by name, by the last part of it, or by numbers."""
-    if not got:
-        return {}
-    held = {n: slots for n, slots in got[0][1].items() if slots}
-    own = list(dict.fromkeys(s for slots in held.values() for s in slots))
-    wanted = list(dict.fromkeys(slot for _, slot in want if slot != "param"))
-    out: dict[str, str] = {}
-    for same in (
-        lambda s, o: s == o,
-        lambda s, o: o.rpartition(".")[2] == s,
-        lambda s, o: _alike(held, want, s, o),
-    ):
-        for slot in wanted:
-            free = [o for o in own if o not in out.values()]
-            if slot not in out and (match := [o for o in free if same(slot, o)]):
-                out[slot] = match[0]
+def _paired(got: list[Snapshot], want: Series) -> dict[tuple[str, str], str]:
+    """Parameter and slot of the reference -> the optimizer's, by name, by the last part of it, or by numbers."""
+    out: dict[tuple[str, str], str] = {}
+    for name, held in got[0][1].items() if got else ():
+        wanted = [slot for n, slot in want if n == name and slot != "param"]
+        taken: set[str] = set()
+        for kind in ("name", "end of the name", "numbers"):
+            for slot in wanted:
+                match = [o for o in held if o not in taken and _fits(kind, slot, o, held, want[name, slot])]
+                if (name, slot) not in out and match:
+                    out[name, slot] = match[0]
+                    taken.add(match[0])
     return out
 
 
-def _alike(held: Mapping[str, Mapping[str, np.ndarray]], want: Series, slot: str, own: str) -> bool:
-    pairs = [(held[n].get(own), want.get((n, slot))) for n in held]
-    known = [(a, b[0]) for a, b in pairs if a is not None and b is not None]
-    if not known or any(a.shape != b.shape or not np.any(b) for a, b in known):
-        return False
-    return all(relative_errors(a[None], b[None])[0] < ALIKE for a, b in known)
+def _fits(kind: str, slot: str, own: str, held: Mapping[str, np.ndarray], want: np.ndarray) -> bool:
+    if kind == "numbers":
+        return _alike(held[own], want)
+    return (own if kind == "name" else own.rpartition(".")[2]) == slot
+
+
+def _alike(own: np.ndarray, want: np.ndarray) -> bool:
+    """Whether two slots have the same numbers, not all 0, after the first update."""
+    return bool(
+        own.shape == want.shape[1:] and np.any(want[0]) and relative_errors(own[None], want[:1])[0] < ALIKE
+    )
