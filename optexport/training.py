@@ -139,13 +139,12 @@ def training_artifacts(
     from .translation import translate
 
     info, options = converter("onnx", "training_info"), _meant("training_artifacts", meant)
-    if isinstance(state, Spec):
-        state = info.fresh_state(
-            forward, loss, state, meant=options, loss_options=loss_options, output=output
-        )
-    families = {g.rule.family for g in state.spec.groups}
+    run: TrainingState = state if not isinstance(state, Spec) else info.fresh_state(
+        forward, loss, state, meant=options, loss_options=loss_options, output=output
+    )  # fmt: skip
+    families = {g.rule.family for g in run.spec.groups}
     target = optimizer or f"onnxruntime:{'SGDOptimizerV2' if families == {'sgd'} else 'AdamWOptimizer'}"
-    moved, report = translate(state, to=target, allow=allow)
+    moved, report = translate(run, to=target, allow=allow)
     paths: list[str] = converter("onnx", "artifacts").write_artifacts(
         forward, loss, moved, folder, meant=options, keep=keep, output=output, loss_options=loss_options
     )

@@ -17,7 +17,7 @@ from .bundle import tensor_bytes
 from .files import give_back
 from .formats import BUNDLE
 from .health import NONNEGATIVE, counter_warnings, tensor_warnings, unequal_steps
-from .lift import arranged, lift, native_roles, says_optimizer
+from .lift import arranged, emitted_roles, lift, native_roles, says_optimizer
 from .names import read_names
 from .native import NativeState
 from .store import _named, detect, read_model, read_native
@@ -193,6 +193,9 @@ def _roles(
         entry = _entry(native)
         return {p: (p, entry.role(p) if entry is not None else None) for p in found}
     group = state.spec.group(key)
+    if not state.dialect:  # an emitted optimizer's: slots are the rule's
+        own = emitted_roles(native, group.rule, found, f"{path}: parameter {key!r}")
+        return {p: (p, own[p]) for p in found}
     roles = native_roles(find(group.native), group, found, f"{path}: parameter {key!r}")
     return {p: (roles[p][0], roles[p][1] or None) for p in found}
 

@@ -16,7 +16,7 @@ from ..specs import Group, Spec, numbered, unfitted
 from .native import NativeGroup, NativeState
 from .training import MASTER, TrainingState
 
-__all__ = ["arranged", "lift", "native_roles", "native_state", "says_optimizer"]
+__all__ = ["arranged", "emitted_roles", "lift", "native_roles", "native_state", "says_optimizer"]
 
 Paths = Mapping[str, str]
 
@@ -172,22 +172,31 @@ def _emitted(native: NativeState) -> list[Group] | None:
     return groups
 
 
+def emitted_roles(native: NativeState, rule: Rule, found: Sequence[str], where: str) -> Mapping[str, str]:
+    """File path -> the rule's slot, for one parameter of a file that an emitted optimizer wrote.
+
+    Raises:
+        CheckpointError: the file has a slot that the rule does not have.
+    """
+    places = converter(native.framework, "emit").emitted_paths
+    for paths in (places(rule, master) for master in (False, True)):
+        if set(found) <= set(paths):
+            return dict(paths)
+    raise CheckpointError(
+        f"{where}: expected the slots {', '.join(rule.slot_names)}, found {', '.join(found)}; the file is damaged"
+    )
+
+
 def _lift_emitted(native: NativeState, groups: list[Group], where: str) -> TrainingState:
     """The training state of a run in an emitted optimizer: the rule's own, no framework's."""
-    places = converter(native.framework, "emit").emitted_paths
     slots: dict[str, dict[str, np.ndarray]] = {}
     listed = {key for g in groups for key in g.params or ()}
     steps = {key: 0 for g in native.groups for key in g.params if key in listed}
     for group in groups:
         for key in group.params or ():
             have = native.slots.get(key, {})
-            fitting = [p for p in (places(group.rule, m) for m in (False, True)) if set(have) <= set(p)]
-            if not fitting:
-                raise CheckpointError(
-                    f"{where}: parameter {key!r}: expected the slots {', '.join(group.rule.slot_names)}, "
-                    f"found {', '.join(have)}; the file is damaged"
-                )
-            held = {fitting[0][p]: a for p, a in have.items() if fitting[0][p] != "step"}
+            roles = emitted_roles(native, group.rule, list(have), f"{where}: parameter {key!r}")
+            held = {roles[p]: a for p, a in have.items() if roles[p] != "step"}
             _check_shapes(held, group.rule, f"{where}: parameter {key!r}")
             slots[key] = _without_axes(held, group.rule)
             steps[key] = native.steps.get(key) or 0

@@ -331,7 +331,9 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*usual, "--state", made[1], "-o", made[2]])
     assert result.exit_code == 0, result.output
     same(ox.load(made[1]), ox.load(made[2]))
-    told = json.loads(CliRunner().invoke(cli, ["inspect", made[2], "--json"]).output)
+    result = CliRunner().invoke(cli, ["inspect", made[2], "--json"])
+    assert result.exit_code == 0, result.exception
+    told = json.loads(result.output)
     assert told["optimizer"] is None and told["step"] == 0
     assert [(g["rule"], g["params"]) for g in told["groups"]] == [("adamw", PARAMS)]
     assert {t["role"] for t in told["tensors"]} == {"exp_avg", "exp_avg_sq"}
