@@ -82,8 +82,9 @@ def placement(model: Model, provider: str) -> dict[str, Any]:
     values, (x, label) = started(model)
     spec = ox.spec("adamw", lr=LR, weight_decay=DECAY)
     built, held = first(
-        model.graph(values, model.size), "softmax_cross_entropy", spec, None, meant=Meant(**model.options)
-    )
+        model.graph(values, model.size), "softmax_cross_entropy", spec, None, meant=Meant(**model.options),
+        blocks=provider == CPU,
+    )  # fmt: skip
     feeds = {**held.tensors(built.model), "x": x, "label": label}
     # The trainer's graph: with the barrier that its updates in place wait for.
     nodes = placed(with_barrier(built.model), feeds, chain(provider))

@@ -22,7 +22,7 @@ from optexport.errors import CheckpointError, HyperparameterError, ModelError, U
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
-from ._session import Opener, check_providers
+from ._session import Opener, check_providers, device_of
 from ._step_session import SEED, StepSession
 from .training.evaluation import evaluation, inference_model
 from .training.forward import load_model
@@ -97,6 +97,7 @@ class Trainer:
             spec,
             meant=self._meant,
             steps=steps,
+            blocks=device_of(providers) == "cpu",
             **{k: v for k, v in options.items() if k in _BUILD},
         )
         self.notes, self.spec, self._buffers = list(built.notes), built.spec, list(built.buffers)

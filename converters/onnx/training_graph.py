@@ -75,6 +75,7 @@ def build(
     steps: Mapping[str, int] | None = None,
     keep: Sequence[str] = (),
     compute: str | None = None,
+    blocks: bool = True,
 ) -> Built:
     """The training graph of a forward model.
 
@@ -88,6 +89,7 @@ def build(
     compute: ``float16``: forward and backward in half precision where it does no harm, parameters, slots,
         running statistics and the loss in float32. Small gradients need a rule with loss scaling
         (``overflow="dynamic"``): the graph then multiplies the loss by the scale before the backward pass.
+    blocks: as for `emit`; a GPU wants False.
 
     Raises:
         ModelError: the model cannot be trained as it stands; the message names the node or tensor.
@@ -107,7 +109,7 @@ def build(
     dtype = _dtype(forward)
     shapes = {n: a.shape for n, a in forward.params.items()}
     spec, runtime = _scheduled(spec.settle(shapes), runtime)
-    update = emit(spec, shapes, dtype=dtype, runtime=runtime, steps=steps)
+    update = emit(spec, shapes, dtype=dtype, runtime=runtime, steps=steps, blocks=blocks)
     if scale is not None:
         tape.nodes.insert(0, _scale_source(tape, scale, spec, update))
     made = _join(tape, forward, update, grads, scalar, label, list(keep))
@@ -278,6 +280,9 @@ def _join(
     if tape.static(loss) not in ((), None):
         tape.nodes[-1 - len(forward.updates)].op_type = "Squeeze"
     _check_once(inputs, outputs, [*tape.nodes, *update.graph.node])
+    for node in (*tape.nodes, *update.graph.node):
+        # Passes of some runtimes name what they make after the nodes it replaces, and need them to differ.
+        node.name = node.name or next(o for o in node.output if o)
     graph = helper.make_graph(
         [*tape.nodes, *update.graph.node],
         "training_step",

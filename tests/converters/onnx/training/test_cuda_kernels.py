@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 import optexport as ox
 from optexport.converters.onnx.training.losses import LOSSES
+from optexport.converters.onnx.training_graph import Meant, build
 from optexport.rules.catalogue import CATALOGUE
 
 from .benchmarked import benchmark
@@ -80,6 +81,17 @@ def test_big_parameters_are_cut_for_processors_only() -> None:
     cut, whole = (ox.emit(ox.spec("adamw"), "onnx", params=shapes, blocks=b) for b in (True, False))
     assert "Scan" in {n.op_type for n in cut.graph.node}
     assert "Scan" not in {n.op_type for n in whole.graph.node}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision(name: str) -> None:
+    pytest.importorskip("torch", reason="needs torch, which draws the models' values")
+    model = MODELS[name]
+    built = build(
+        model.graph(model.values(model.module()), model.size), "softmax_cross_entropy", ox.spec("adamw"),
+        meant=Meant(**model.options), compute="float16", blocks=False,
+    )  # fmt: skip
+    assert missing(built.model) == []
 
 
 def one(kind: str, inputs: dict[str, Any], outputs: dict[str, int], opset: int) -> onnx.ModelProto:
