@@ -18,7 +18,7 @@ from optexport.converters.onnx.training import backward
 from optexport.converters.onnx.training.backward import handled, rules
 from optexport.converters.onnx.training.tape import Tape
 
-from .referee import Case, by_torch, derive, run, session
+from .referee import NEWEST, Case, by_torch, check, derive, run, session
 
 HERE = Path(__file__).parent
 # Composites are no operators of ONNX; batch normalisation's is tested with its running statistics.
@@ -62,6 +62,35 @@ def test_a_rule_without_a_case_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(backward._RULES, "Unheard", lambda op, g: (g,))
     with pytest.raises(AssertionError, match="rules without a case: \\['Unheard'\\]"):
         test_every_rule_has_a_case()
+
+
+@pytest.mark.parametrize("kind", sorted(set(rules()) - COMPOSITES - {"OneHot"}))
+def test_a_rule_that_is_off_by_a_little_is_noticed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gradient of a rule in turn times 1 + 2⁻¹⁴: every one has a case that fails."""
+    rule = rules()[kind]
+    found = [c for c in CASES if any(n.op_type == kind for n in c.nodes) and c.opset <= NEWEST]
+    inputs = 1 if kind in ("Sum", "Mean", "Max", "Min", "Concat", "Einsum") else 3
+    for i in range(inputs):
+        met = False
+
+        def mutant(op: Any, g: str, i: int = i) -> Any:
+            nonlocal met
+            grads = list(rule(op, g))
+            if i < len(grads) and grads[i] is not None:
+                met = True
+                grads[i] = op.tape.mul(grads[i], 1 + 2.0**-14)
+            return grads
+
+        monkeypatch.setitem(backward._RULES, kind, mutant)
+        failed = False
+        for c in [c for c in found if len(c.real) > i][:8]:
+            try:
+                check(c)
+            except AssertionError:
+                failed = True
+                break
+        # The end of a range only counts: its gradient is 0.
+        assert failed or not met or (kind, i) == ("Range", 1), f"{kind}: gradient {i} may be wrong unseen"
 
 
 def test_every_operator_that_models_need() -> None:
