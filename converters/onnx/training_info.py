@@ -226,7 +226,7 @@ class _Algorithm:
 
     def __init__(self, step: onnx.GraphProto, forward: onnx.GraphProto) -> None:
         self.step, self.forward = step, forward
-        self.there = {n.SerializeToString(deterministic=True) for n in forward.node}
+        self.there = {_told(n) for n in forward.node}
         self.values = {i.name: i.SerializeToString(deterministic=True) for i in forward.initializer}
         self.taken = {
             *self.values,
@@ -277,12 +277,18 @@ class _Algorithm:
         made = onnx.NodeProto()
         made.CopyFrom(node)
         _rename(made, self.renamed)
-        if made.SerializeToString(deterministic=True) in self.there:
+        if _told(made) in self.there:
             return None
         for name in node.output:
             self._claim(name)
         _rename(made, self.renamed)
         return made
+
+
+def _told(node: onnx.NodeProto) -> bytes:
+    """What a node does, whatever it is called."""
+    made: bytes = _copy(node, name="").SerializeToString(deterministic=True)
+    return made
 
 
 def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
