@@ -269,7 +269,10 @@ def _print(report: Report, comparison: Comparison | None) -> None:
         out.print(plain(f"{result.case.id}: {result.sentence}", "red"))
     if len(failed) > 40:
         out.print(plain(f"and {len(failed) - 40} more; --json, --html and --junit have all of them"))
-    for said in comparison.sentences() if comparison else ():
+    sentences = comparison.sentences() if comparison else []
+    if len(sentences) > 60:
+        sentences = [*sentences[:60], f"and {len(sentences) - 60} more; --json has all of them"]
+    for said in sentences:
         out.print(plain(said, "red" if said.startswith("regression") else ""))
     counts: dict[str, int] = {}
     for r in report.results:

@@ -56,6 +56,7 @@ def save_baseline(report: Report, path: str | os.PathLike[str]) -> int:
             "number": number,
             "status": result.status,
             "backend": result.case.backend,
+            "given": result.given,
             "slots": slots,
         }
     header = {
@@ -80,7 +81,8 @@ def _digests(values: np.ndarray) -> str:
 class Change:
     """One case whose numbers are others.
 
-    kind: changed, worse (was within its bounds and is not), gone (was there and did not run), better.
+    kind: changed, worse (was within its bounds and is not), gone (was there and did not run), other (was made
+    on other gradients, so that nothing can be said), better.
     update: the first that differs; param, slot: the one that differed first. ulp_max: the farthest of the
     updates that the file keeps; relative: the same as max|a − b| / max|b|.
     """
@@ -113,7 +115,7 @@ class Comparison:
         return tuple(
             c
             for c in self.changes
-            if c.kind in ("worse", "gone") or (c.kind == "changed" and c.ulp_max > self.ulps)
+            if c.kind in ("worse", "gone", "other") or (c.kind == "changed" and c.ulp_max > self.ulps)
         )
 
     def sentences(self) -> list[str]:
@@ -123,8 +125,8 @@ class Comparison:
         out += [f"regression: {c.sentence}" for c in self.regressions]
         out += [f"{c.kind}: {c.sentence}" for c in self.changes if c not in bad]
         out += [f"new: {name}" for name in self.new]
-        same = self.compared - sum(c.kind == "changed" for c in self.changes)
-        return [*out, f"{same} of {self.compared} cases have the same bits as in the baseline"]
+        same = self.compared - sum(c.update > 0 for c in self.changes)
+        return [f"{same} of {self.compared} cases have the same bits as in the baseline", *out]
 
     def as_json(self) -> dict[str, Any]:
         """Standard JSON."""
@@ -155,6 +157,10 @@ def compare_baseline(report: Report, path: str | os.PathLike[str], ulp: int = 0)
         if result is None or not result.series:
             why = "it did not run" if result is None else result.sentence or "it has no numbers"
             changes.append(Change(name, "gone", f"{name}: was in the baseline; now {why}"))
+            continue
+        if then.get("given") != result.given:
+            said = "was made on other parameters or gradients; make the baseline again"
+            changes.append(Change(name, "other", f"{name}: {said}"))
             continue
         compared += 1
         change = _changed(name, then, arrays, result.series)

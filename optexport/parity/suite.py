@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +38,8 @@ class CaseResult:
     """status: within, outside (a bound was left), fault (the optimizer is wrong apart from its numbers),
     unavailable (the backend does not offer it), lost (its worker died, hung or printed rubbish), not-run.
 
-    sentence: what is wrong, or why it is not there. losses: of the digits, else empty."""
+    sentence: what is wrong, or why it is not there. losses: of the digits, else empty. given: digest of the
+    parameters, gradients and rates that the run had."""
 
     case: Case
     status: str
@@ -45,6 +47,7 @@ class CaseResult:
     measured: Measured | None = None
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
+    given: str = ""
     series: Series = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -236,6 +239,13 @@ def _losses(shared: _Referee, case: Case, series: Series) -> tuple[float, ...]:
     return tuple(shared.digits.loss({n: v[t] for n, v in held.items()}, t) for t in range(len(held["bias"])))
 
 
+def _digest(arrays: Mapping[str, Any], lrs: Sequence[float] | None) -> str:
+    made = hashlib.sha256(repr(lrs).encode())
+    for name, value in sorted(arrays.items()):
+        made.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    return made.hexdigest()[:32]
+
+
 @dataclass(frozen=True)
 class _Lane:
     """The cases of one backend, one after another in its worker. worker: makes a new one."""
@@ -326,7 +336,8 @@ class _Lane:
         fault = Fault(**reply["fault"]) if "fault" in reply else None
         as_tensors = worker.hello.get("rates") == "tensors" and case.form == "emitted" and lrs is not None
         given = [float(np.dtype(case.dtype).type(x)) for x in lrs or ()] if as_tensors else lrs
-        return self._compared(case, got, fault, given, float(reply["seconds"]))
+        result = self._compared(case, got, fault, given, float(reply["seconds"]))
+        return replace(result, given=_digest(arrays, lrs))
 
     def _compared(
         self, case: Case, got: Series, fault: Fault | None, lrs: Sequence[float] | None, seconds: float
@@ -339,4 +350,4 @@ class _Lane:
         status = "fault" if measured.fault else "within" if measured.within else "outside"
         losses = _losses(self.shared, case, got)
         kept = got if self.keep else {}
-        return CaseResult(case, status, measured.sentence, measured, losses, seconds, kept)
+        return CaseResult(case, status, measured.sentence, measured, losses, seconds, series=kept)

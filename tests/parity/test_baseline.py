@@ -71,7 +71,7 @@ def test_one_unit_in_the_last_place_is_found_where_it_is(saved: Path, tmp_path: 
     )
     assert made.regressions == (found,)
     assert compare_baseline(now, saved, ulp=1).regressions == ()
-    assert "1 of 2 cases have the same bits as in the baseline" in made.sentences()[-1]
+    assert "1 of 2 cases have the same bits as in the baseline" in made.sentences()[0]
 
 
 def test_a_change_between_kept_updates_is_found_by_its_digest(saved: Path, report: Report) -> None:
@@ -91,6 +91,16 @@ def test_a_case_that_got_worse_or_is_gone_is_a_regression(saved: Path, report: R
     assert [c.kind for c in made.regressions] == ["worse", "gone"]
     assert made.regressions[0].sentence == f"{one.case.id}: was within its bounds; now far out"
     assert made.regressions[1].sentence == f"{two.case.id}: was in the baseline; now it did not run"
+
+
+def test_other_gradients_are_said_to_be_others(saved: Path, report: Report) -> None:
+    other = replace(report.results[0], given="0" * 32)
+    made = compare_baseline(replace(report, results=(other, report.results[1])), saved, ulp=10**9)
+    (found,) = made.regressions
+    assert found.sentence == (
+        f"{other.case.id}: was made on other parameters or gradients; make the baseline again"
+    )
+    assert made.compared == 1
 
 
 def test_other_versions_are_named(saved: Path, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""How tight the bounds are: ``optexport parity --json > report.json; python -m tests.parity.tightness report.json``.
+"""How tight the bounds are: ``optexport parity --json > report.json; python -m tests.parity.tightness report.json …``.
 
 For each rule, dtype and problem the bound over the error seen on the worst backend, and which are looser than 20.
 """
@@ -28,8 +28,8 @@ def looseness(report: dict[str, Any]) -> dict[tuple[str, str, str], float]:
 
 
 def main() -> None:
-    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found = looseness(report)
+    results = [r for path in sys.argv[1:] for r in json.loads(Path(path).read_text(encoding="utf-8"))["results"]]
+    found = looseness({"results": results})
     for dtype in sorted({d for _, d, _ in found}):
         values = sorted(v for (_, d, _), v in found.items() if d == dtype)
         loose = sum(v > MOST for v in values)

@@ -19,7 +19,11 @@ def html(report: Report, baseline: Comparison | None = None) -> bytes:
     data = as_json(report, curves=False)
     data["results"] = [_result(r) for r in report.results]
     if baseline is not None:
-        data["baseline"] = {"path": baseline.path, "said": baseline.sentences()}
+        data["baseline"] = {
+            "path": baseline.path,
+            "said": baseline.sentences(),
+            "passed": not baseline.regressions,
+        }
     # Inside <script>, "<" alone can end it.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = _part("page.html")

@@ -166,13 +166,14 @@ function list(where, title, sentences) {
   if (sentences.length) where.append(element("h2", {}, title), element("ul", {}, ...sentences.map(s => element("li", {}, s))));
 }
 function main() {
-  by("verdict").textContent = report.passed ? "Everything that ran is within its bounds." : "Not everything is as it should be.";
-  by("verdict").className = report.passed ? "good" : "bad";
+  const changed = report.baseline && !report.baseline.passed;
+  by("verdict").textContent = !report.passed ? "Not everything is as it should be." : changed ? "Within the bounds, but the numbers are not those of the baseline." : "Everything that ran is within its bounds.";
+  by("verdict").className = report.passed && !changed ? "good" : "bad";
   by("counts").textContent = Object.entries(report.counts).map(([k, n]) => `${n} ${k}`).join(" · ") + ` · ${report.seconds.toFixed(0)} s`;
   const failed = report.results.filter(r => !["within", "unavailable"].includes(r.status));
   const workers = report.workers.filter(w => ["died", "hung", "rubbish"].includes(w.status)).map(w => `${w.status}: ${w.sentence}`);
   list(by("problems-list"), "What is wrong", [...workers, ...failed.slice(0, 50).map(r => `${r.id}: ${r.sentence}`), ...(failed.length > 50 ? [`and ${failed.length - 50} more, see the cells below`] : [])]);
-  if (report.baseline) list(by("baseline"), `Beside the baseline ${report.baseline.path}`, report.baseline.said);
+  if (report.baseline) list(by("baseline"), `Beside the baseline ${report.baseline.path}`, [...report.baseline.said.slice(0, 30), ...(report.baseline.said.length > 30 ? [`and ${report.baseline.said.length - 30} more, in the JSON report`] : [])]);
   legend();
   for (const problem of [...new Set(report.results.map(r => r.problem))]) by("matrices").append(...matrix(problem, report.results.filter(r => r.problem === problem)));
   const rank = r => (r.status === "within" ? r.ratio : r.status === "unavailable" ? -1 : 1e9);
