@@ -280,9 +280,7 @@ def _join(
     if tape.static(loss) not in ((), None):
         tape.nodes[-1 - len(forward.updates)].op_type = "Squeeze"
     _check_once(inputs, outputs, [*tape.nodes, *update.graph.node])
-    for node in (*tape.nodes, *update.graph.node):
-        # Passes of some runtimes name what they make after the nodes it replaces, and need them to differ.
-        node.name = node.name or next(o for o in node.output if o)
+    _name_nodes([*tape.nodes, *update.graph.node])
     graph = helper.make_graph(
         [*tape.nodes, *update.graph.node],
         "training_step",
@@ -304,6 +302,25 @@ def _join(
     )
     made.producer_name, made.producer_version = "optexport", __version__
     return made
+
+
+def _name_nodes(nodes: Sequence[onnx.NodeProto]) -> None:
+    """Every node a name of its own: runtimes name what they fuse after what it replaces, and 1.19's then refuses two
+    of one name.
+    """
+    taken: set[str] = set()
+    for node in nodes:
+        if node.name in taken:
+            node.name = ""
+        taken.add(node.name)
+    for node in nodes:
+        if node.name:
+            continue
+        name = next(o for o in node.output if o)
+        while name in taken:
+            name += "/node"
+        taken.add(name)
+        node.name = name
 
 
 def _check_once(
