@@ -264,6 +264,10 @@ def _print(report: Report, comparison: Comparison | None) -> None:
     for worker in report.workers:
         if worker.status != "ok":
             out.print(plain(f"{worker.backend}: {worker.status}: {worker.sentence}"))
+    absent = {w.sentence for w in report.workers}
+    reasons = {r.sentence for r in report.results if r.status == "unavailable"} - absent
+    for reason in sorted(reasons)[:10]:
+        out.print(plain(f"n/a: {reason}", "dim"))
     failed = [r for r in report.results if r.failed]
     for result in failed[:40]:
         out.print(plain(f"{result.case.id}: {result.sentence}", "red"))

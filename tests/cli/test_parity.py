@@ -67,6 +67,12 @@ def test_a_changed_number_is_exit_code_1(capsys: pytest.CaptureFixture[str], tmp
     assert code == 1 and form["passed"] and not form["baseline"]["passed"]
 
 
+@needs_onnx
+def test_nothing_that_ran_is_exit_code_1_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, *SMALL, "--provider", "NoSuchProvider")
+    assert code == 1 and "n/a: " in out and "NoSuchProvider" in out and "failed 1 unavailable" in out
+
+
 def test_a_worker_that_prints_rubbish_is_exit_code_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
