@@ -104,7 +104,8 @@ def dropout_mask(tape: Tape, x: str, p: float, salt: int) -> str:
     """1 where an element stays and 0 where it goes, from input ``seed`` alone.
 
     Every element's position is mixed with the seed by three rounds of h ← (a·h + c)⁵ modulo the
-    prime 2³¹ − 1, a permutation, in int64, which every provider has.
+    prime 2³¹ − 1, a permutation, in int64, which every provider has. The node's salt joins at each
+    round in another proportion to the seed, so that no node's mask is another's at another seed.
     """
     prime = (1 << 31) - 1
     n = tape.op("ReduceProd", tape.shape_of(x), keepdims=0)
@@ -120,9 +121,9 @@ def dropout_mask(tape: Tape, x: str, p: float, salt: int) -> str:
         tape.types[out] = T.INT64
         return out
 
-    seed = reduced(tape.op("Add", SEED, tape.constant(np.asarray(1 + 7919 * salt, np.int64), "int")))
+    seed = reduced(tape.op("Add", SEED, one))
     for a, c in ((48271, 11), (69621, 101), (39373, 1009)):
-        factor, shift = (tape.constant(np.asarray(v, np.int64), "int") for v in (a, c))
+        factor, shift = (tape.constant(np.asarray(v, np.int64), "int") for v in (a, c * (1 + 7919 * salt)))
         h = reduced(tape.op("Add", tape.op("Mul", h, factor), tape.op("Add", seed, shift)))
         square = reduced(tape.op("Mul", h, h))
         h = reduced(tape.op("Mul", reduced(tape.op("Mul", square, square)), h))

@@ -164,9 +164,14 @@ def _statistics(proto: onnx.ModelProto) -> set[str]:
     return {n.input[i] for n in proto.graph.node if n.op_type == "BatchNormalization" for i in (3, 4)}
 
 
+def _ratios(proto: onnx.ModelProto) -> set[str]:
+    """What dropout nodes read as their probability: no parameter of any model."""
+    return {n.input[1] for n in proto.graph.node if n.op_type == "Dropout" and len(n.input) > 1}
+
+
 def _trained(proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Meant, where: str) -> list[str]:
     """Names of the tensors that train, in the file's order."""
-    statistics = _statistics(proto)
+    statistics = _statistics(proto) | _ratios(proto)
     real = {i.name for i in proto.graph.initializer if i.data_type in _REAL} - statistics
     for kind, patterns in (("train", meant.train or ()), ("freeze", meant.freeze)):
         for pattern in patterns:
