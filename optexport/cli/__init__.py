@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "What is in a file: groups, slots, steps, norms, and what looks wrong.",
     "convert": "Carry optimizer state from one format or optimizer to another.",
     "diff": "Two states, slot by slot, across formats.",
+    "resume-check": "A checkpoint and its port, both run onwards: the divergence against the verdict's bound.",
     "emit": "Write a rule as an ONNX update graph, an MXNet or a PyTorch optimizer.",
     "training-graph": "A forward ONNX model with loss, gradient and update as one graph that trains.",
     "parity": "Every rule on every backend beside the referee; the difference; a gate for pipelines.",

@@ -81,7 +81,10 @@ def _single(x: float) -> float:
 def _multipliers(a: Arguments, index: int | None, name: str | None) -> tuple[float, float]:
     """(lr_mult, wd_mult) of one parameter, found by index first and then by name."""
     lr_mult, wd_mult = a["lr_mult"] or {}, a["wd_mult"] or {}
-    by_name = 0.0 if name is not None and not name.endswith(("_weight", "_gamma")) else 1.0
+    # A new optimizer writes what names mean into its table; one out of a file, which has counts, has them there
+    # or, where it was made without names, means 1.
+    named = name is not None and "_index_update_count" not in a
+    by_name = 0.0 if named and not str(name).endswith(("_weight", "_gamma")) else 1.0
     return (
         float(lr_mult.get(index, lr_mult.get(name, 1.0))),
         float(wd_mult.get(index, wd_mult.get(name, by_name))),
