@@ -12,6 +12,7 @@ from ..errors import OptexportError
 from ..ir.analysis import Reach, reach
 from ..rules import CATALOGUE, Hyper, families
 from ..rules.base import Count, OptionValue
+from ..rules.common import GRADIENT_OPTIONS
 from ..specs import native
 from .hypothesis import Hypothesis
 
@@ -19,6 +20,9 @@ __all__ = ["claimed", "neighbours", "seeds", "simpler", "started"]
 
 # Options that change a parameter's path; an average that nothing reads does not show.
 _UNSEEN = {"average": ("ema", "ema_from_start", "mean"), "overflow": ("skip", "skip_limited", "static", "dynamic")}
+_SHARED = {o.name for o in GRADIENT_OPTIONS}
+# A factor of the gradient is one on epsilon, decay, bounds and the rate: it is never needed to explain.
+_NEVER = {"maximize", "rescale", "accumulate", "overflow"}
 # Where numbers without a default of use begin.
 _START = {"clip_gradient": 0.5, "max_norm": 1.0, "rescale_grad": 0.5, "momentum": 0.9, "clip_weights": 1.0}
 
@@ -79,14 +83,25 @@ def _starts() -> tuple[tuple[str, tuple[tuple[str, OptionValue], ...], tuple[tup
     return tuple((f, o, v) for (f, o), v in found.items())
 
 
+def variants(h: Hypothesis) -> Iterator[Hypothesis]:
+    """Settings of the same family that some framework has."""
+    for name, options, _ in _starts():
+        if name == h.family:
+            own = {k: v for k, v in dict(options).items() if k not in _SHARED}
+            yield supposed(name, {**h.options, **own}, h.values, h.first)
+
+
 def seeds(family: str | None, elementwise: bool | None, maximize: bool, common: Mapping[str, OptionValue]) -> Iterator[Hypothesis]:
     """Rules to begin with, those of ``family`` first.
 
     elementwise: whether the black box treats each element alone, None where that is unknown.
     maximize: whether it climbs. common: options that every one is to have (accumulation, seen from the outside).
     """
-    rows = sorted(_starts(), key=lambda r: r[0] != family)
-    for name, options, values in rows:
+    entries = [
+        (e.family_name, tuple(e.family.check_options(e.options).items()), tuple(e.defaults.items()))
+        for e in CATALOGUE.values()
+    ]
+    for name, options, values in sorted(entries, key=lambda r: r[0] != family):
         fam = families()[name]
         chosen = {**dict(options), "maximize": maximize, "rescale": False, **common}
         if any(isinstance(o, Count) for o in fam.options.values()) and name == "lbfgs" and family != name:
@@ -106,11 +121,13 @@ def seeds(family: str | None, elementwise: bool | None, maximize: bool, common: 
 
 
 def neighbours(h: Hypothesis, elementwise: bool | None) -> Iterator[Hypothesis]:
-    """One option changed, or one whole number."""
+    """One option changed, or one whole number; of the options that every family has, one beside their defaults."""
     fam = families()[h.family]
     shaped = {o for other in fam.fits for o in other}
+    plain = {"clip": "none", "scalars": "float64", "lookahead": "none", "average": "none", "clip_norm": "none"}
+    wrapped = any(h.options[k] != v for k, v in plain.items()) or bool(h.options["centralize"])
     for name, option in fam.options.items():
-        if name in shaped or name == "maximize":
+        if name in shaped or name in _NEVER or (name in _SHARED and wrapped and name != "scalars"):
             continue
         if name in ("clip_norm", "centralize") and elementwise:
             continue
@@ -121,12 +138,15 @@ def neighbours(h: Hypothesis, elementwise: bool | None) -> Iterator[Hypothesis]:
         else:
             choices = [c for c in option.choices if c not in _UNSEEN.get(name, ())]
         for choice in choices:
-            if choice != h.options[name] and name != "accumulate":
-                yield supposed(h.family, {**h.options, name: choice}, h.values, h.first)
+            if choice != h.options[name]:
+                other = supposed(h.family, {**h.options, name: choice}, h.values, h.first)
+                if "eps_root" in other.values and "eps_root" not in h.values and "eps" in other.values:
+                    yield other.at({**other.values, "eps": 0.0})  # one that moved, not a second one
+                yield other
     for p in h.hyperparameters:
         if p.whole:
             now = h.values[p.name]
-            for value in {now - 1, now + 1, 2.0, 3.0, 4.0, 5.0, 6.0} - {now}:
+            for value in sorted({now - 1, now + 1, 2.0, 3.0, 4.0, 5.0, 6.0} - {now}):
                 if p.low <= value <= p.high:
                     yield h.at({**h.values, p.name: value})
 

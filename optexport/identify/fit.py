@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import HyperparameterError
 from ..parity.bounds import unit_roundoff
+from ..ir.analysis import Reach, reach
 from ..rules import Hyper
-from .hypothesis import Hypothesis, simulate
+from .hypothesis import Hypothesis, Member, simulate
 from .probes import Probe
+from .vectorized import compiled
 
 __all__ = ["Seen", "fit", "guesses", "misfit", "observed"]
 
@@ -45,6 +48,15 @@ class Seen:
     updates: Array
     noise: Array
     dtype: str
+
+    @cached_property
+    def flat(self) -> tuple[Array, Array, Array]:
+        """(steps, elements) of parameters before each step, gradients, noise."""
+
+        def rows(values: Sequence[Mapping[str, Array]]) -> Array:
+            return np.stack([np.concatenate([np.ravel(v[n]) for n in self.probe.params]) for v in values])
+
+        return rows([self.probe.params, *self.params[:-1]]), rows(self.probe.grads), rows(self.probe.noise)
 
     def first(self, steps: int) -> Seen:
         return Seen(
@@ -100,6 +112,10 @@ def _scale(h: Hyper) -> _Scale:
     return _LINEAR
 
 
+# Updates that count as done, where they are searched too.
+_FIRST = Hyper("first", 0.0, 0.0, math.inf, "updates that count as done")
+
+
 def _free(h: Hypothesis) -> list[Hyper]:
     """Those that can be searched: no whole numbers, none that is 0 where the logarithm is taken, none
     without end."""
@@ -118,6 +134,9 @@ def _free(h: Hypothesis) -> list[Hyper]:
 
 def _updates(h: Hypothesis, seen: Seen, settings: Mapping[str, Array], first: Array | None) -> Array:
     """(settings, steps, elements) of updates, each from the black box's own parameters."""
+    members = h.members(seen.probe.shapes)
+    if len(members) == 1 and not members[0].own and reach(members[0].program) is Reach.ELEMENTWISE:
+        return _flat_updates(members[0], seen, settings, first)
     before = _flat({n: v[None] for n, v in seen.probe.params.items()})
     out = []
     for t, (now, _) in enumerate(simulate(h, seen.probe, settings, first, seen.params)):
@@ -126,11 +145,49 @@ def _updates(h: Hypothesis, seen: Seen, settings: Mapping[str, Array], first: Ar
     return np.stack(out, axis=1)
 
 
+def _flat_updates(member: Member, seen: Seen, settings: Mapping[str, Array], first: Array | None) -> Array:
+    """The same for an elementwise rule, every parameter laid end to end: what a search spends its time on."""
+    run, count = compiled(member.program), len(next(iter(settings.values())))
+    before, grads, noise = seen.flat
+    size = before.shape[1]
+    x: dict[str, Array] = {f"hyper:{k}": v[:, None] for k, v in settings.items()}
+    for slot in member.slots:
+        if slot.init == "param":
+            value = np.broadcast_to(before[0], (count, size))
+        else:
+            start = 0.0 if slot.init == "zeros" else settings.get(slot.init)
+            filled = np.full(count, float(slot.init) if start is None else start)
+            value = np.broadcast_to(filled[:, None], (count, size))
+        x[f"slot:{slot.name}"] = value
+    step = (np.zeros(count) if first is None else first)[:, None]
+    out = np.empty((count, len(grads), size))
+    lr = x["hyper:lr"]
+    with np.errstate(all="ignore"):
+        for t, rate in enumerate(seen.probe.rates):
+            x |= {"param": before[t][None], "grad": grads[t][None], "noise": noise[t][None]}
+            x |= {"step": step + t, "hyper:lr": lr * rate}
+            try:
+                next(run(x))
+            except StopIteration as done:
+                new = done.value
+            out[:, t] = new.pop("param") - before[t]
+            x |= {f"slot:{k}": v for k, v in new.items()}
+    return out
+
+
 def _residual(made: Array, seen: Seen) -> Array:
     delta = _DELTA[seen.dtype]
     with np.errstate(all="ignore"):
         r = (made - seen.updates) / (np.abs(made) + np.abs(seen.updates) + seen.noise / delta)
     return np.nan_to_num(r, nan=1.0, posinf=1.0, neginf=-1.0)
+
+
+def _fine(made: Array, seen: Seen) -> Array:
+    """Differences in units of their rounding, for values that are nearly right; what is far off counts little."""
+    with np.errstate(all="ignore"):
+        r = (made - seen.updates) / (seen.noise + 4 * unit_roundoff(seen.dtype) * np.abs(seen.updates))
+        r = r / np.sqrt(1 + np.square(r / 1e4))
+    return np.nan_to_num(r, nan=1e4, posinf=1e4, neginf=-1e4)
 
 
 def _unexplained(made: Array, seen: Seen) -> Array:
@@ -149,7 +206,7 @@ def _settings(h: Hypothesis, free: Sequence[Hyper], points: Array) -> tuple[dict
     settings.setdefault("lr", np.zeros(count))
     for k, p in enumerate(free):
         settings[p.name] = _scale(p).back(points[:, k])
-    return settings, np.full(count, h.first)
+    return settings, np.asarray(settings.pop(_FIRST.name, np.full(count, h.first)))
 
 
 def misfit(h: Hypothesis, seen: Seen) -> float:
@@ -182,24 +239,36 @@ def guesses(h: Hypothesis, seen: Seen, count: int = 24, seed: int = 0) -> Hypoth
 _DAMPING = np.array([1e-12, 1e-6, 1e-3, 0.1, 3.0, 100.0])
 
 
-def fit(h: Hypothesis, seen: Seen, iterations: int = 12, only: Sequence[str] | None = None) -> Hypothesis:
+def fit(
+    h: Hypothesis,
+    seen: Seen,
+    iterations: int = 12,
+    only: Sequence[str] | None = None,
+    fine: bool = False,
+    counting: bool = False,
+) -> Hypothesis:
     """``h`` with its values moved to where they explain ``seen`` best.
 
-    only: names of the values to move, all that can be moved when None.
+    only: names of the values to move, all that can be moved when None. fine: weigh by rounding alone, for
+    values that are nearly right. counting: search for the updates that count as done, too; a whole number
+    comes back.
 
     Raises:
         ValueError, HyperparameterError: the rule does not go with the shapes.
     """
     free = [p for p in _free(h) if only is None or p.name in only]
     point = np.array([float(_scale(p).to(h.values[p.name])) for p in free])
+    if counting:
+        free, point = [*free, _FIRST], np.append(point, math.log(h.first or 1.0))
     if not free:
         return h
+    _measure = _fine if fine else _residual
     n, h_step = len(free), 1e-6
     best = math.inf
     for _ in range(iterations):
         trial = np.concatenate([point[None], point[None] + h_step * np.eye(n)])
         settings, first = _settings(h, free, trial)
-        r = _residual(_updates(h, seen, settings, first), seen).reshape(n + 1, -1)
+        r = _measure(_updates(h, seen, settings, first), seen).reshape(n + 1, -1)
         now = float(r[0] @ r[0])
         jacobian = ((r[1:] - r[0]) / h_step).T
         normal, slope = jacobian.T @ jacobian, jacobian.T @ r[0]
@@ -211,7 +280,7 @@ def fit(h: Hypothesis, seen: Seen, iterations: int = 12, only: Sequence[str] | N
         )
         tries = point - np.clip(moves, -3.0, 3.0)
         settings, first = _settings(h, free, tries)
-        rs = _residual(_updates(h, seen, settings, first), seen).reshape(len(tries), -1)
+        rs = _measure(_updates(h, seen, settings, first), seen).reshape(len(tries), -1)
         losses = (rs * rs).sum(axis=1)
         k = int(np.argmin(losses))
         if not losses[k] < now:
@@ -222,4 +291,7 @@ def fit(h: Hypothesis, seen: Seen, iterations: int = 12, only: Sequence[str] | N
         best = float(losses[k])
         if best < 1e-26 * r.shape[1]:
             break
-    return h.at({**h.values, **{p.name: float(_scale(p).back(v)) for p, v in zip(free, point, strict=True)}})
+    values = {p.name: float(_scale(p).back(v)) for p, v in zip(free, point, strict=True)}
+    done = round(values.pop(_FIRST.name, h.first))
+    made = replace(h.at({**h.values, **values}), first=float(done))
+    return fit(made, seen, iterations, only, fine) if counting else made

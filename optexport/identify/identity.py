@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -73,20 +73,36 @@ def identify(
     began = time.process_time()
     made = optimizer if isinstance(optimizer, Subject) else subject(optimizer, arguments)
     seen, fresh, notes = _examined(made)
+    late = time.process_time() + seconds
     hint = claimed(made.hint) if hints else None
-    search = Search(seen, fresh, time.process_time() + 0.6 * seconds, _float32_floor(seen))
+    search = Search(seen, fresh, late - 0.4 * seconds)
     found, best = search.run(hint)
+    if found is None and seen.dtype == "float32":
+        search.floor = _float32_floor()
+        tried = [h for h in (hint, *(h for _, h in best[:4])) if h is not None]
+        found = next((held for h in tried if (held := search.settled(h)) is not None), None)
+        if found is not None:
+            notes.append("it agrees as far as 1 − βᵗ in float32 allows")
     if found is not None:
         return _matched(made, search, found, notes, began)
+    if found is None and (steady := _steady(made, search, hint)) is not None:
+        steady_search, held = steady
+        return _matched(
+            made,
+            steady_search,
+            held,
+            [*notes, "while its learning rate stays what it is; when that changes it is no rule of the catalogue"],
+            began,
+        )
     if not best:
         raise SubjectError(f"{made.name}: no rule of the catalogue can be run on its parameters' shapes")
-    return _nearest(made, search, best, hint, notes, began, seconds)
+    return _nearest(made, search, best, notes, began, late)
 
 
-def _float32_floor(seen: Seen) -> float:
+def _float32_floor() -> float:
     """Frameworks without double compute 1 − βᵗ in float32: β and its power each round by 2⁻²⁴, which the
     first update divides by 1 − β; 0.999 is the largest β in use."""
-    return 0.0 if seen.dtype == "float64" else 2 * 2.0**-24 / (1 - 0.999)
+    return 2 * 2.0**-24 / (1 - 0.999)
 
 
 # --- probing --------------------------------------------------------------------------------------------
@@ -98,13 +114,23 @@ def _examined(made: Subject) -> tuple[Seen, Seen, list[str]]:
     for shapes in (made.shapes,) if made.shapes else (FREE, MATRICES):
         for dtype in made.dtypes:
             try:
-                return _seen_in(made, shapes, dtype)
+                try:
+                    return _seen_in(made, shapes, dtype)
+                except _NotFinite as e:
+                    seen, fresh, notes = _seen_in(made, shapes, dtype, zeros=False)
+                    return seen, fresh, [*notes, e.causes[0] + "; examined on gradients without zeros"]
             except SubjectError as e:
                 if getattr(e, "final", False):
                     raise
                 first = first or e
     assert first is not None
     raise first
+
+
+class _NotFinite(SubjectError):
+    """NaN or infinity on finite gradients."""
+
+    final = True
 
 
 def _final(message: str) -> SubjectError:
@@ -114,9 +140,9 @@ def _final(message: str) -> SubjectError:
 
 
 def _seen_in(
-    made: Subject, shapes: Mapping[str, tuple[int, ...]], dtype: str
+    made: Subject, shapes: Mapping[str, tuple[int, ...]], dtype: str, zeros: bool = True
 ) -> tuple[Seen, Seen, list[str]]:
-    steady = probe(shapes, _STEPS, rates=False)
+    steady = probe(shapes, _STEPS, rates=False, zeros=zeros)
     runs = [trace(made, steady.params, steady.grads, steady.rates, dtype) for _ in range(2)]
     for t, ((a, _), (b, _)) in enumerate(zip(*runs, strict=True), 1):
         for name in a:
@@ -126,13 +152,11 @@ def _seen_in(
                     "give it a fixed seed, or no noise"
                 )
             if not np.isfinite(a[name]).all():
-                raise _final(
-                    f"{made.name}: gives NaN or infinity at step {t}, on finite gradients; no rule can be told from that"
-                )
+                raise _NotFinite(f"{made.name}: gives NaN or infinity at step {t}, on finite gradients")
     if all(np.array_equal(runs[0][-1][0][n], steady.params[n]) for n in steady.params):
         raise _final(f"{made.name}: does not change the parameters in {_STEPS} steps; is its learning rate 0?")
     notes: list[str] = []
-    rated = probe(shapes, _STEPS)
+    rated = probe(shapes, _STEPS, zeros=zeros)
     after = trace(made, rated.params, rated.grads, rated.rates, dtype)
     follows = any(
         not np.array_equal(x[n], y[n]) for (x, _), (y, _) in zip(runs[0], after, strict=True) for n in x
@@ -143,9 +167,22 @@ def _seen_in(
             "folded into the momentum) cannot be told"
         )
     chosen: Probe = rated if follows else steady
-    other = probe(shapes, _FRESH_STEPS, seed=1, rates=follows)
+    other = probe(shapes, _FRESH_STEPS, seed=1, rates=follows, zeros=zeros)
     seen = observed(chosen, after if follows else runs[0], dtype)
     return seen, observed(other, trace(made, other.params, other.grads, other.rates, dtype), dtype), notes
+
+
+def _steady(made: Subject, search: Search, hint: Hypothesis | None) -> tuple[Search, Hypothesis] | None:
+    """What its name suggests, held against runs whose learning rate does not change."""
+    if hint is None or set(search.seen.probe.rates) == {1.0}:
+        return None
+    runs = []
+    for old in (search.seen, search.fresh):
+        p = replace(old.probe, rates=[1.0] * len(old.probe.rates))
+        runs.append(observed(p, trace(made, p.params, p.grads, p.rates, old.dtype), old.dtype))
+    again = replace(search, seen=runs[0], fresh=runs[1])
+    held = again.settled(hint)
+    return None if held is None else (again, held)
 
 
 # --- what is told ----------------------------------------------------------------------------------------
@@ -193,14 +230,16 @@ def _nearest(
     made: Subject,
     search: Search,
     best: list[tuple[float, Hypothesis]],
-    hint: Hypothesis | None,
     notes: list[str],
     began: float,
-    seconds: float,
+    late: float,
 ) -> Identity:
-    found = explained_by_edit(search, best[:4], began + seconds)
+    found = explained_by_edit(search, best[:4], late)
+    if found is not None and found[0] is None:
+        return _matched(made, search, found[1], notes, began)
     if found is not None:
         edit, near, changed = found
+        assert edit is not None
         changed, more = tidied(changed, search)
         notes = [*notes, *more]
         near = near.at({p.name: changed.values[p.name] for p in near.hyperparameters})

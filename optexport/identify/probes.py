@@ -46,12 +46,13 @@ class Probe:
 
 
 def probe(
-    shapes: Mapping[str, tuple[int, ...]], steps: int, seed: int = 0, rates: bool = True
+    shapes: Mapping[str, tuple[int, ...]], steps: int, seed: int = 0, rates: bool = True, zeros: bool = True
 ) -> Probe:
     """The standard probe on these shapes.
 
     The parameters take turns by their order: normal numbers; start at 0, rows of many scales; patterns
-    over time; a copy of the first one's elements; normal numbers.
+    over time; a copy of the first one's elements; normal numbers. rates: whether the learning rate changes.
+    zeros: whether there are gradients of 0, which some rules without an ε divide by.
     """
     rng = np.random.default_rng(seed)
     names = list(shapes)
@@ -79,6 +80,10 @@ def probe(
             half[len(half) // 2 :] = 0
         if len(names) > 3:
             _copy(params, step, names[0], names[3])
+    if not zeros:
+        for step in grads:
+            for value in step.values():
+                value[value == 0] = 0.01
     factor = [1.0] * steps
     if rates:
         factor = [0.5 if 10 <= t < 14 else 0.25 if t >= 20 else 1.0 for t in range(steps)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptexportError
+from ..ir import Program
+from ..ir.analysis import dead_slots
+from ..ir.canonical import sweep
 from ..parity.bounds import rounding_bound, unit_roundoff
 from ..parity.compare import Mismatch, relative_error
 from ..rules.base import OptionValue
@@ -28,8 +32,12 @@ from .probes import same_elements
 
 __all__ = ["Search", "departs", "explained_by_edit", "tidied"]
 
-# A subtraction of nearly equal numbers: the condition number of n − a² on these problems.
-_CENTERED = 16.0
+# Condition numbers of subtractions on these probes: n − a² of a centered rule, yᵀs of nearly orthogonal
+# vectors.
+_CENTERED, _ORTHOGONAL = 16.0, 32.0
+# Frameworks take sums, means and norms of float64 tensors in float32 here and there (`keras.ops`, Optax'
+# Adafactor); what such a number goes into is off by a few of float32's units.
+_REDUCED = 2.0**-20
 # Digits left unexplained at which a supposition is worth the test on a fresh probe.
 _PROMISING = 0.3
 
@@ -41,7 +49,9 @@ def departs(h: Hypothesis, seen: Seen, floor: float = 0.0) -> Mismatch | None:
     """
     settings = {p.name: np.array([float(h.values[p.name])]) for p in h.hyperparameters}
     settings.setdefault("lr", np.zeros(1))
-    amplification = _CENTERED if h.options.get("centered") else 1.0
+    amplification = _CENTERED if h.options.get("centered") else _ORTHOGONAL if h.family == "lbfgs" else 1.0
+    if not h.elementwise and h.family not in ("lbfgs",):
+        floor = max(floor, _REDUCED)
     programs = {n: m.program for m in h.members(seen.probe.shapes) for n in m.params}
     for t, (now, _) in enumerate(simulate(h, seen.probe, settings, np.array([h.first])), 1):
         for name, program in programs.items():
@@ -78,8 +88,18 @@ class Search:
         """(digits unexplained, ``h`` with fitted values), None where the rule does not apply."""
         self.tried += 1
         try:
-            made = fit(h, seen or self.seen, iterations)
-            return misfit(made, seen or self.seen), made
+            data = seen or self.seen
+            made = fit(h, data, iterations)
+            score = misfit(made, data)
+            for p in made.hyperparameters:
+                # A logarithm never reaches 0.
+                if p.low == 0 and p.name.startswith("eps") and 0 < made.values[p.name] < 1e-3 and score < 8:
+                    none = made.at({**made.values, p.name: 0.0})
+                    if misfit(none, data) < score + 0.5:
+                        none = fit(none, data, iterations)
+                        less = misfit(none, data)
+                        score, made = (less, none) if less < score else (score, made)
+            return score, made
         except (OptexportError, ValueError, KeyError, np.linalg.LinAlgError):
             return None
 
@@ -88,7 +108,48 @@ class Search:
         if self.holds(h):
             return h
         made = self.fitted(h, iterations=30)
-        return made[1] if made is not None and made[0] < 1.5 and self.holds(made[1]) else None
+        if made is None or made[0] > 2 * _PROMISING:
+            return None
+        for first in (made[1], None):
+            if first is None:
+                try:
+                    first = fit(made[1], self.seen, 12, fine=True)
+                except (OptexportError, ValueError, np.linalg.LinAlgError):
+                    return None
+            if self.holds(first):
+                return first
+            written = next((w for w in self._written(first) if self.holds(w)), None)
+            if written is not None:
+                return written
+        return None
+
+    def _written(self, h: Hypothesis) -> Iterable[Hypothesis]:
+        """``h`` at values as a person would write them, near its own: decimals; one of them in float32; one of
+        them, which the black box hardly shows, 0 or a default, and the others fitted again."""
+        near = 1e-5 if self.seen.dtype == "float64" else 5e-3
+        short = {p.name: _decimal(h.values[p.name], near) for p in h.hyperparameters}
+        yield h.at(short)
+        for name, value in short.items():
+            narrow = float(np.float32(value))
+            if narrow != value and math.isfinite(narrow):
+                yield h.at({**short, name: narrow})
+        for p in h.hyperparameters:
+            for value in dict.fromkeys((0.0, p.default, float(np.finfo(self.seen.dtype).eps))):
+                now = h.values[p.name]
+                if value == now or not math.isfinite(value) or not p.low <= value <= p.high:
+                    continue
+                if value == 0.0 and abs(now) > 1e-3:
+                    continue
+                tried = h.at({**h.values, p.name: value})
+                rest = [q.name for q in h.hyperparameters if q is not p]
+                try:
+                    if misfit(tried, self.seen) > 4 * _PROMISING:
+                        continue
+                    tried = fit(tried, self.seen, 8, rest)
+                except (OptexportError, ValueError, np.linalg.LinAlgError):
+                    continue
+                yield tried
+                yield tried.at({k: _decimal(v, near) for k, v in tried.values.items()})
 
     # --- features that are plain to see -------------------------------------------------------------
 
@@ -136,7 +197,7 @@ class Search:
         wrapped = self.accumulates
         common: dict[str, OptionValue] = {k: v for k, v in wrapped.items() if k == "accumulate"}
         elementwise = self.elementwise
-        short = self.seen.first(9 if not wrapped else len(self.seen.params))
+        short = self.seen.first(7 if not wrapped else len(self.seen.params))
         queue: list[tuple[float, int, Hypothesis]] = []
         order = itertools.count()
         done: set[Any] = set()
@@ -146,56 +207,78 @@ class Search:
             if wrapped:
                 h = h.at({**h.values, "accumulation_steps": wrapped["accumulation_steps"]})
             done.add(_key(h))
-            made = self.fitted(guesses(h, short), short, 5)
+            made = self.fitted(guesses(h, short), short, 4)
             if made is None:
                 continue
             if made[0] < _PROMISING and (found := self.settled(made[1])) is not None:
                 return found, best
-            heapq.heappush(queue, (made[0], next(order), made[1]))
+            heapq.heappush(queue, (_rank(made), next(order), made[1]))
         for score, h in best:
-            heapq.heappush(queue, (score, next(order), h))
+            heapq.heappush(queue, (_rank((score, h)), next(order), h))
         return self._widened(queue, order, done, elementwise)
 
     def _widened(
         self, queue: list[tuple[float, int, Hypothesis]], order: Any, done: set[Any], elementwise: bool | None
     ) -> tuple[Hypothesis | None, list[tuple[float, Hypothesis]]]:
-        """Neighbours of the best, and theirs."""
-        # The best of the short fits once more, on the whole probe.
-        again = [heapq.heappop(queue) for _ in range(min(8, len(queue)))]
+        """Neighbours of the best, and theirs: first those of the best of each family."""
+        short = self.seen.first(12)
         best: list[tuple[float, Hypothesis]] = []
-        for score, _, h in again:
-            made = self.fitted(h) if not self.late else (score, h)
-            if made is None:
+        front: list[tuple[float, int, Hypothesis]] = []
+        families: set[str] = set()
+        while queue and len(front) < 4:
+            score, _, h = heapq.heappop(queue)
+            made = self.fitted(h, short, 8) if not self.late else (score, h)
+            if made is None or h.family in families:
                 continue
-            if made[0] < _PROMISING and (found := self.settled(made[1])) is not None:
-                return found, best
+            families.add(h.family)
             best.append(made)
-        front = [(s, next(order), h) for s, h in best]
-        heapq.heapify(front)
+            heapq.heappush(front, (_rank(made), next(order), made[1]))
+        expanded: dict[str, int] = {}
         while front and not self.late:
             _, _, h = heapq.heappop(front)
-            for other in (*candidates.neighbours(h, elementwise), *self._later(h)):
+            expanded[h.family] = expanded.get(h.family, 0) + 1
+            others = itertools.chain(
+                self._later(h) if expanded[h.family] == 1 else (),
+                candidates.variants(h) if expanded[h.family] == 1 else (),
+                candidates.neighbours(h, elementwise),
+            )
+            for other in others:
                 if self.late:
                     break
                 if _key(other) in done:
                     continue
                 done.add(_key(other))
-                made = self.fitted(other, iterations=8)
+                made = self.fitted(other, short, 6)
                 if made is None:
                     continue
                 if made[0] < 2 * _PROMISING and (found := self.settled(made[1])) is not None:
                     return found, best
                 best.append(made)
-                heapq.heappush(front, (made[0], next(order), made[1]))
-        return None, sorted(best, key=lambda b: b[0])
+                heapq.heappush(front, (_rank(made), next(order), made[1]))
+        return None, sorted(best, key=_rank)
 
     def _later(self, h: Hypothesis) -> Iterable[Hypothesis]:
         """The same, counting from later."""
-        return [replace(h, first=float(k)) for k in (1, 2, 10) if h.first == 0]
+        if h.first or not h.rule.program.inputs("step"):
+            return
+        for values in {id(v): v for v in (h.values, candidates.supposed(h.family, h.options).values)}.values():
+            try:
+                made = fit(
+                    h.at({**h.values, **values, "lr": h.values.get("lr", 1.0)}), self.seen.first(9), 6, counting=True
+                )
+            except (OptexportError, ValueError, np.linalg.LinAlgError):
+                continue
+            if made.first:
+                yield made
+
+
+def _rank(made: tuple[float, Hypothesis]) -> float:
+    """Digits left, and a little for each number that the rule has: more of them explain more of anything."""
+    return made[0] + 0.25 * len(made[1].hyperparameters)
 
 
 def _key(h: Hypothesis) -> Any:
-    whole = tuple((p.name, h.values[p.name]) for p in h.hyperparameters if p.whole)
+    whole = tuple((p.name, h.values[p.name]) for p in h.hyperparameters if p.whole or h.values[p.name] == 0)
     return h.family, tuple(h.options.items()), h.first, whole
 
 
@@ -204,10 +287,13 @@ def _key(h: Hypothesis) -> Any:
 
 def explained_by_edit(
     search: Search, best: list[tuple[float, Hypothesis]], deadline: float
-) -> tuple[Edit, Hypothesis, Hypothesis] | None:
-    """(the change, the nearest rule at the values found, the changed one) that holds; None where none does."""
+) -> tuple[Edit | None, Hypothesis, Hypothesis] | None:
+    """(the change, the nearest rule at the values found, the changed one) that holds; None where none does.
+    The change is None where a rule holds without one."""
     short = search.seen.first(8)
-    for _, h in best:
+    for score, h in best:
+        if score < 2 * _PROMISING and (held := search.settled(h)) is not None:
+            return None, held, held
         members = h.members(search.seen.probe.shapes)
         if any(m.program != members[0].program for m in members) or time.process_time() > deadline:
             continue
@@ -220,6 +306,8 @@ def explained_by_edit(
             try:
                 changed = edit.apply()
             except (OptexportError, ValueError, KeyError):
+                continue
+            if changed == program or not _seen_in_param(program, changed):
                 continue
             for values in starts:
                 other = replace(
@@ -242,6 +330,16 @@ def explained_by_edit(
     return None
 
 
+def _seen_in_param(before: Program, after: Program) -> bool:
+    """Whether a change can reach the parameter: one of a slot that nothing reads cannot."""
+
+    def alive(p: Program) -> Program:
+        dead = dead_slots(p)
+        return sweep(Program(p.nodes, {o: i for o, i in p.outputs.items() if o not in dead}))
+
+    return alive(before) != alive(after)
+
+
 def _without(h: Hypothesis, edit: Edit) -> Mapping[str, float]:
     extra = {p.name for p in edit.extra}
     return {k: v for k, v in h.values.items() if k not in extra or k in {p.name for p in h.rule.hyperparameters}}
@@ -256,17 +354,23 @@ def tidied(h: Hypothesis, search: Search) -> tuple[Hypothesis, list[str]]:
     while again and h.edit is None:
         again = False
         for less in candidates.simpler(h):
-            if search.holds(less):
-                h, again = less, True
+            # Values that only make up for the addition (a factor of the gradient) need not be kept.
+            plain = less if search.holds(less) or _round(h) else search.settled(less)
+            if plain is not None and search.holds(plain):
+                h, again = plain, True
                 break
     notes: list[str] = []
     for p in h.hyperparameters:
         value = h.values[p.name]
         for other, note in _rounder(value, p.neutral):
-            if other == value or not p.low <= other <= p.high:
+            if other == value:
+                break  # it is as round as can be
+            if not p.low <= other <= p.high:
                 continue
             tried = h.at({**h.values, p.name: other})
             if not search.holds(tried):
+                if other == p.neutral:
+                    continue
                 # Values that lean on each other: the others may follow.
                 rest = [q.name for q in h.hyperparameters if q.name != p.name]
                 if abs(other - value) > 1e-5 * abs(value) and search.seen.dtype == "float64":
@@ -282,6 +386,21 @@ def tidied(h: Hypothesis, search: Search) -> tuple[Hypothesis, list[str]]:
                 notes.append(f"{p.name} is {note}")
             break
     return h, notes
+
+
+def _decimal(value: float, near: float) -> float:
+    """The shortest decimal within ``near`` of ``value``, as a share of it, or of its distance from 1."""
+    if not math.isfinite(value) or value == 0:
+        return value
+    for digits in range(1, 9):
+        for other in (float(f"{value:.{digits - 1}e}"), float(f"{1 - float(f'{1 - value:.{digits - 1}e}'):.12g}")):
+            if abs(other - value) <= near * min(abs(value), abs(1 - value) if 0.5 < value < 1 else math.inf):
+                return other
+    return value
+
+
+def _round(h: Hypothesis) -> bool:
+    return all(float(f"{v:.4g}") == v for v in h.values.values())
 
 
 def _rounder(value: float, neutral: float | None) -> Iterable[tuple[float, str]]:

@@ -65,8 +65,11 @@ def _rounded(x: Array, dtype: str) -> Array:
     import ml_dtypes
 
     narrow = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
-    with np.errstate(all="ignore"):
-        return np.asarray(x).astype(narrow).astype(np.float64)
+    return np.asarray(x).astype(narrow).astype(np.float64)
+
+
+def _single(x: Array) -> Array:
+    return np.asarray(x).astype(np.float32).astype(np.float64)
 
 
 _TEXT = {
@@ -116,7 +119,7 @@ def _line(node: Node) -> str:
         text = f"v{node.args[0]}"
     else:
         text = _TEXT[node.op].format(*(f"v{a}" for a in node.args), attr=node.attr)
-    return f"_rounded({text}, 'float32')" if node.type is FLOAT32 else text
+    return f"_single({text})" if node.type is FLOAT32 else text
 
 
 @lru_cache(maxsize=4096)
