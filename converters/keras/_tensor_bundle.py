@@ -10,6 +10,7 @@ Sources: ``tensorflow/core/lib/io/table_format.txt``, ``core/protobuf/tensor_bun
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 from optexport.state.files import map_file
+from optexport.state.limits import holdable
 
 from ._beside import beside
 from ._crc32c import crc32c, masked
@@ -31,6 +33,7 @@ __all__ = ["Bundle", "is_index"]
 _FOOTER, _MAGIC = 48, 0xDB4775248B80FB57.to_bytes(8, "little")
 _TRAILER = 5  # of a block: how it is compressed, checksum
 _ENTRIES = 1_000_000
+_NAMES = 1 << 26  # bytes that the names of all tensors may take: those of a table share theirs
 # Checksums of tensors are looked at up to so many bytes: state may be larger than memory, and is mapped.
 _CHECKED = 1 << 28
 _STRING = 7
@@ -133,7 +136,9 @@ class Bundle:
                 f"{where}: expected a tensor of numbers, found TensorFlow's dtype {entry.dtype}"
             )
         dtype = _DTYPES[entry.dtype]
-        if math.prod(entry.shape) * dtype.itemsize != entry.size or len(entry.shape) > _AXES:
+        if not holdable(entry.shape, dtype.itemsize):
+            raise CheckpointError(f"{where}: expected a shape that an array can have, found {entry.shape}")
+        if math.prod(entry.shape) * dtype.itemsize != entry.size:
             raise CheckpointError(
                 f"{where}: expected {math.prod(entry.shape) * dtype.itemsize} bytes for {dtype} {entry.shape}, found "
                 f"{entry.size}; the index is damaged"
@@ -207,7 +212,10 @@ class Bundle:
         out = _Entry()
         for tag, held in fields(value, f"{self.where}: {name}"):
             if tag == 2 and isinstance(held, bytes):
-                out.shape = [self._size(name, dim) for kind, dim in fields(held, self.where) if kind == 2]
+                dims = (dim for kind, dim in fields(held, self.where) if kind == 2)
+                out.shape = [self._size(name, dim) for dim in itertools.islice(dims, _AXES + 1)]
+                if len(out.shape) > _AXES:
+                    raise self._damage(f"{name}: has more than {_AXES} axes")
             elif tag == 7:
                 out.sliced = True
             elif isinstance(held, int):
@@ -233,6 +241,7 @@ class Bundle:
 
     def _table(self) -> Iterator[tuple[bytes, bytes]]:
         """Key and value of every entry."""
+        self._read = self._named = 0
         index = bytes(self._index[-_FOOTER:])
         if len(self._index) < _FOOTER or index[-8:] != _MAGIC:
             raise CheckpointError(
@@ -258,6 +267,9 @@ class Bundle:
         end = offset + size + _TRAILER
         if end > len(self._index) or size < 4:
             raise self._damage(f"a block of {size} bytes at {offset} is not inside the file")
+        self._read += size
+        if self._read > len(self._index):
+            raise self._damage("its blocks have more bytes together than the file; they overlap")
         whole = bytes(self._index[offset:end])
         block, kind = whole[:size], whole[size]
         if kind != 0:
@@ -282,6 +294,9 @@ class Bundle:
             # A key that shares with the one before may grow with every entry.
             if shared + own > 1 << 16:
                 raise self._damage(f"a key of {shared + own} bytes")
+            self._named += shared + own
+            if self._named > _NAMES:
+                raise self._damage(f"the names of its tensors take more than {_NAMES} bytes")
             key = key[:shared] + block[at : at + own]
             at += own + length
             yield key, block[at - length : at]

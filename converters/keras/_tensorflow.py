@@ -33,7 +33,7 @@ FORMAT = "tensorflow"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
 _LATEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]+)"', re.MULTILINE)
-_NODES = 1_000_000
+_NODES = 300_000
 
 
 def is_checkpoint(path: str) -> bool:
@@ -85,7 +85,9 @@ def _prefix(path: str) -> str:
     if not os.path.isdir(path):
         prefix = path.removesuffix(".index")
         if os.path.exists(path) and not os.path.exists(f"{prefix}.index"):
-            raise CheckpointError(f"{path}: expected a TensorFlow checkpoint, X with X.index, found no {path}.index")
+            raise CheckpointError(
+                f"{path}: expected a TensorFlow checkpoint, X with X.index, found no {path}.index"
+            )
         return prefix
     saved = os.path.join(path, "variables")
     folder = saved if os.path.isfile(os.path.join(path, "saved_model.pb")) else path
@@ -174,13 +176,12 @@ def _graph(bundle: Bundle, where: str) -> _Graph:
             "Saver), which does not say whose slots it holds; load it with TensorFlow and save it with tf.train.Checkpoint"
         )
     said = f"{where}: {_GRAPH}"
-    nodes = [
-        _node(held, said)
-        for tag, held in fields(bundle.text(_GRAPH), said)
-        if tag == 1 and isinstance(held, bytes)
-    ]
-    if len(nodes) > _NODES:
-        raise CheckpointError(f"{said}: expected at most {_NODES} objects, found {len(nodes)}")
+    nodes: list[_Node] = []
+    for tag, held in fields(bundle.text(_GRAPH), said):
+        if tag == 1 and isinstance(held, bytes):
+            nodes.append(_node(held, said))
+        if len(nodes) > _NODES:
+            raise CheckpointError(f"{said}: expected at most {_NODES} objects, found more")
     ids = [i for n in nodes for i in (*n.children.values(), *(x for v, _, s in n.slots for x in (v, s)))]
     if any(i >= len(nodes) for i in ids):
         raise CheckpointError(f"{said}: an object refers to one that there is not; the file is damaged")

@@ -137,7 +137,9 @@ def _array(data: memoryview, where: str) -> np.ndarray:
         raise CheckpointError(
             f"{where}: two bytes of no type, which is how NumPy keeps bfloat16; save as safetensors instead"
         )
-    if not holdable(shape, dtype.itemsize) or math.prod(shape) * dtype.itemsize != len(data) - start:
+    if not holdable(shape, dtype.itemsize):
+        raise CheckpointError(f"{where}: expected a shape that an array can have, found {list(shape)}")
+    if math.prod(shape) * dtype.itemsize != len(data) - start:
         raise CheckpointError(
             f"{where}: shape {list(shape)} of {dtype} needs {math.prod(shape) * dtype.itemsize} bytes, found "
             f"{len(data) - start}"

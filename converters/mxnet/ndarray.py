@@ -47,6 +47,7 @@ _WRITABLE = {_DTYPES[flag]: flag for flag in (0, 1, 2, 3, 4, 5, 6, 7, 12)}
 
 _MAX_DIMS = 32
 _MAX_NAME = 1 << 16
+_MAX_ARRAYS = 100_000
 _FREE_DENSE_BYTES = 64 << 20
 _DENSE_PER_FILE_BYTE = 64
 
@@ -246,9 +247,10 @@ def read_list(data: memoryview, *, file: str) -> dict[str, np.ndarray]:
         at.fail(f"starts with 0x{magic:x}; expected 0x{LIST_MAGIC:x}, an MXNet array list (.params, .nd)")
     at.number("Q", "the header")
     count = at.number("Q", "the number of arrays")
+    if count > _MAX_ARRAYS:
+        at.damaged(f"declares {count} arrays; expected at most {_MAX_ARRAYS}")
     budget = DenseBudget(len(data))
     arrays: list[np.ndarray | None] = []
-    # Not preallocated: a file that declares more arrays than it has ends in a truncation below.
     for index in range(count):
         array, at.at = read_record(data, at.at, where=f"{file}: array {index}", budget=budget)
         arrays.append(array)

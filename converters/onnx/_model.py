@@ -52,6 +52,7 @@ TYPES = {dtype: number for number, dtype in DTYPES.items()}
 _MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}
 _SNIFFED_FIELDS = 4096
 _MAX_TENSORS = 100_000
+_MAX_NODES = 250_000
 _MAX_DIMS = 32  # NumPy's limit before its second version
 _INT32_HELD = {2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20}
 
@@ -133,6 +134,8 @@ class Model:
         out = GraphPart()
         for number, value in self.fields.walk(data):
             if number == 1 and nodes:
+                if len(out.nodes) >= _MAX_NODES:
+                    self.fields.fail(f"more than {_MAX_NODES} nodes")
                 out.nodes.append(self._node(self.fields.bytes_of(value, "a node")))
             elif number == 5:
                 tensor = Tensor(self, self.fields.bytes_of(value, "an initializer"))

@@ -78,7 +78,9 @@ def load_msgpack(data: memoryview, file: str) -> Tree:
     except CheckpointError:
         raise
     except Exception as error:  # the package has no one base class for what a malformed file raises
-        raise CheckpointError(f"{file}: not a whole msgpack file: {error or type(error).__name__}") from None
+        deep = isinstance(error, msgpack.exceptions.StackError)
+        said = "it nests too deep" if deep else str(error) or type(error).__name__
+        raise CheckpointError(f"{file}: not a whole msgpack file: {said}") from None
     if not isinstance(root, dict):
         raise CheckpointError(f"{file}: expected a map of names, found a {type(root).__name__}")
     return _tidy(root, file)  # type: ignore[no-any-return]

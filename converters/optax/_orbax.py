@@ -130,8 +130,8 @@ def _json(path: Path, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is a link; nothing outside the checkpoint's own folder is read")
     try:
         found = parse_json(bytes(map_file(path)))
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: no JSON; the file is damaged") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON: {str(error)[:120]}; the file is damaged") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: expected an object, found {found!r:.40}")
     return found

@@ -156,8 +156,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: has {len(data)} bytes; expected a JSON file of at most {_MAX_JSON}")
     try:
         value = parse_json(bytes(data).decode())
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: expected JSON, found other bytes") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, found other bytes: {str(error)[:120]}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {brief(value)}")
     return value

@@ -31,6 +31,7 @@ _END64 = struct.Struct("<IQHHIIQQQQ")
 _CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
 _LOCAL = struct.Struct("<IHHHHHIIIHH")
 _FULL = 0xFFFFFFFF
+_MOST_MEMBERS = 1_000_000
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any] | Constant]
 
@@ -160,6 +161,8 @@ class Archive:
 
     def _directory(self) -> dict[str, _Member]:
         offset, size, count = self._end()
+        if count > _MOST_MEMBERS:
+            raise self._damaged(f"holds {count} members; expected at most {_MOST_MEMBERS}")
         members: dict[str, _Member] = {}
         spans: list[tuple[int, int]] = []
         at, end = offset, offset + size

@@ -64,9 +64,9 @@ def parse_message(name: str, text: str, where: str) -> Any:
     except Exception as e:  # which ones a hostile text raises differs between releases of protobuf
         # A newer version may have fields that this one does not know.
         _check_version(name, _version(text), where)
-        raise CheckpointError(
-            f"{where}: expected a {name} in optexport's JSON, found {' '.join(str(e).split())[:120]}"
-        ) from None
+        # The innermost cause stands behind one such part for every level above it.
+        said = " ".join(str(e).split()).rpartition(" field: ")[2] or type(e).__name__
+        raise CheckpointError(f"{where}: expected a {name} in optexport's JSON, found {said[:120]}") from None
     _check_version(name, m.version, where)
     if not m.version:
         raise CheckpointError(f"{where}: expected a {name} with a format version, found none")

@@ -16,6 +16,7 @@ from .lift import arranged, lift, native_state
 from .name_map import NameMap, read_map
 from .names import check_shapes, match_by_shape, names_from_list, parameters, read_names
 from .native import NativeState, Weights
+from .safetensors import metadata
 from .sharded import is_index, read_shards
 from .training import TrainingState
 
@@ -38,6 +39,8 @@ def detect(path: str) -> str:
     for name in formats():
         if name != BUNDLE and find_format(name).sniff(path):
             return name
+    if path.lower().endswith(".safetensors") and os.path.isfile(path):
+        metadata(path)  # says what is wrong with its header
     raise CheckpointError(
         f"{path}: expected optimizer state in one of the formats {', '.join(formats())}; found none of them"
     )

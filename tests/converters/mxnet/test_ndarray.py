@@ -251,6 +251,8 @@ def test_refused_lists() -> None:
     long = listed(one)[:-8] + struct.pack("<QQ", 1, 1 << 60)
     refused("name 0 is 1152921504606846976 bytes long; expected at most 65536", long, as_list=True)
     many = struct.pack("<QQQ", 0x112, 0, 1 << 60) + one
+    refused("declares 1152921504606846976 arrays; expected at most 100000", many, as_list=True)
+    many = struct.pack("<QQQ", 0x112, 0, 100_000) + one
     refused(
         "array 1: truncated: expected 4 bytes of the magic number at byte 60, found 0", many, as_list=True
     )

@@ -164,7 +164,7 @@ def test_a_name_does_not_leave_the_folder(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100000, "no JSON"),
+        ("[" * 100000, "expected JSON: it nests too deep; the file is damaged"),
         ("{}", "expected tree_metadata, found nothing"),
         ('{"tree_metadata": {"a": 3}}', "expected key_metadata and value_metadata"),
         ('{"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {"value_type": "x"}}}}', "expected 1 to 64 keys"),
