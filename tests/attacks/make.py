@@ -10,7 +10,15 @@ from tests.attacks.attack import ATTACKS, CANARY, SECRET, SECRET_FILE, Attack
 
 __all__ = ["attacks", "make"]
 
-MODULES = ("pickled", "torch_files", "mxnet_files", "tensor_files", "hdf5_files", "other_files")
+MODULES = (
+    "pickled",
+    "torch_files",
+    "mxnet_files",
+    "tensor_files",
+    "hdf5_files",
+    "tensorflow_files",
+    "other_files",
+)
 
 
 def attacks() -> dict[str, Attack]:

@@ -32,21 +32,25 @@ def listed(*records: bytes, count: int | None = None, names: int = 0) -> bytes:
 
 
 ONE_ROW = struct.pack("<q", 0)
+# Records that lie, by themselves or in a list.
+RECORDS: dict[str, tuple[bytes, str]] = {
+    "dimensions_that_overflow": (dense(1 << 40, 1 << 40), "which no computer can hold"),
+    "dimensions_that_overflow_to_zero": (dense(1 << 32, 1 << 32), "which no computer can hold"),
+    "negative_dimension": (dense(-4), "expected no negative dimension"),
+    "very_many_dimensions": (struct.pack("<Iii", _V2, 0, 1 << 30), "dimensions; expected 0 to 32"),
+    "array_beyond_the_file": (dense(1 << 33), "truncated: expected 34359738368 bytes of data"),
+    "unknown_type": (dense(4, kind=99), "type number 99"),
+    "sparse_bomb": (rows((1 << 38, 1), (1, 1), ONE_ROW, bytes(4)), "when dense; expected at most"),
+    "sparse_row_outside": (rows((4, 1), (1, 1), struct.pack("<q", 1 << 40), bytes(4)), "are named"),
+    "sparse_row_below_zero": (rows((4, 1), (1, 1), struct.pack("<q", -1), bytes(4)), "are named"),
+}
+_BOMBS = [rows((15 << 20, 1), (1, 1), ONE_ROW, bytes(4))] * 60
 PARAMS: dict[str, tuple[bytes, str]] = {
-    "more_arrays_than_bytes": (listed(dense(4), count=1 << 60), "truncated"),
+    **{name: (listed(record), says) for name, (record, says) in RECORDS.items()},
+    "more_arrays_than_bytes": (listed(dense(4), count=1 << 60), "declares 1152921504606846976 arrays"),
+    "more_arrays_than_there_are": (listed(dense(4), count=50_000), "truncated: expected 4 bytes of the magic number"),
     "more_names_than_arrays": (listed(dense(4), names=1 << 60), "names for 1 arrays"),
-    "dimensions_that_overflow": (listed(dense(1 << 40, 1 << 40)), "which no computer can hold"),
-    "dimensions_that_overflow_to_zero": (listed(dense(1 << 32, 1 << 32)), "which no computer can hold"),
-    "negative_dimension": (listed(dense(-4)), "expected no negative dimension"),
-    "very_many_dimensions": (listed(struct.pack("<Iii", _V2, 0, 1 << 30)), "dimensions; expected 0 to 32"),
-    "array_beyond_the_file": (listed(dense(1 << 33)), "truncated"),
-    "unknown_type": (listed(dense(4, kind=99)), "type number 99"),
-    "sparse_bomb": (listed(rows((1 << 38, 1), (1, 1), ONE_ROW, bytes(4))), "when dense; expected at most"),
-    "sparse_bombs_together": (
-        listed(*[rows((15 << 20, 1), (1, 1), ONE_ROW, bytes(4))] * 60), "when dense; expected at most",
-    ),
-    "sparse_row_outside": (listed(rows((4, 1), (1, 1), struct.pack("<q", 1 << 40), bytes(4))), "are named"),
-    "sparse_row_below_zero": (listed(rows((4, 1), (1, 1), struct.pack("<q", -1), bytes(4))), "are named"),
+    "sparse_bombs_together": (listed(*_BOMBS), "when dense; expected at most"),
     "tail": (listed(dense(4)) + b"x", "follow the end of the list"),
 }  # fmt: skip
 for _name, (_data, _says) in PARAMS.items():
@@ -56,22 +60,22 @@ for _name, (_data, _says) in PARAMS.items():
 
     attack(_says, weights=True, name=f"mxnet_params_{_name}")(_params)
 
-    if _name.startswith(("dim", "negative", "sparse", "array", "very")) and not _name.endswith("together"):
+for _name, (_data, _says) in RECORDS.items():
 
-        def _states(folder: Path, data: bytes = _data) -> Path:
-            """The same record inside the pickle of a Trainer's states."""
-            from optexport.state.pickles import Global, NewObj
+    def _states(folder: Path, data: bytes = _data) -> Path:
+        """The same record inside the pickle of a Trainer's states."""
+        from optexport.state.pickles import Global, NewObj
 
-            array = NewObj(Global("mxnet.ndarray.ndarray", "NDArray"),
-                           state={"handle": bytearray(data), "context": None, "stype": 0})  # fmt: skip
-            return file(folder, "hostile.states", dumps({0: array}, 2))
+        array = NewObj(Global("mxnet.ndarray.ndarray", "NDArray"),
+                       state={"handle": bytearray(data), "context": None, "stype": 0})  # fmt: skip
+        return file(folder, "hostile.states", dumps({0: array}, 2))
 
-        attack("hostile.states", format="mxnet", name=f"mxnet_states_{_name}")(_states)
+    attack(_says, format="mxnet", name=f"mxnet_states_{_name}")(_states)
 
 
-@attack("", weights=True, heavy=True)
+@attack("declares 100001 arrays; expected at most 100000", weights=True, once=True)
 def mxnet_params_very_many_arrays(folder: Path) -> Path:
-    """Arrays of nothing, 40 bytes each."""
-    count = 1_000_000
+    """Arrays of nothing, 32 bytes each."""
+    count = 100_001
     record = struct.pack("<Ii", _V3, 0) + shape(0) + struct.pack("<iii", 1, 0, 0)
-    return file(folder, "hostile.params", struct.pack("<QQQ", 0x112, 0, count) + record * count)
+    return file(folder, "hostile.params", struct.pack("<QQQ", 0x112, 0, count) + record * count + bytes(8))

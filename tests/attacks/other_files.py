@@ -1,4 +1,4 @@
-"""ONNX, ONNX Runtime, Orbax, TensorFlow, Paddle, MLX, DeepSpeed and Trainer folders that lead elsewhere or lie."""
+"""ONNX, ONNX Runtime, Orbax, Paddle, MLX, DeepSpeed and Trainer folders that lead elsewhere or lie."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tests.attacks.attack import COMMAND, SECRET_FILE, attack, file
+from tests.attacks.attack import COMMAND, SECRET_FILE, attack, deflated_bomb, file
 from tests.attacks.pickled import NOT_LISTED, called, text
 
 DATA = Path(__file__).parents[1] / "data"
@@ -77,11 +75,11 @@ LOCATIONS: dict[str, tuple[dict[str, str], str]] = {
     "above": ({"location": OUTSIDE}, "which leads out of it"),
     "absolute": ({"location": "/etc/passwd"}, "which leads out of it"),
     "behind_backslashes": ({"location": "..\\secret.bin"}, "which leads out of it"),
-    "nowhere": ({"location": ""}, ""),
-    "beyond_the_end": ({"offset": str(1 << 60)}, ""),
-    "before_the_start": ({"offset": "-8"}, ""),
-    "of_a_huge_length": ({"length": str(1 << 60)}, ""),
-    "of_no_number": ({"offset": "9" * 5000}, ""),
+    "nowhere": ({"location": ""}, "found '', which leads out of it"),
+    "beyond_the_end": ({"offset": str(1 << 60)}, "bytes at 1152921504606846976 of"),
+    "before_the_start": ({"offset": "-8"}, "external_data's offset is '-8'; expected a number"),
+    "of_a_huge_length": ({"length": str(1 << 60)}, "length has 1152921504606846976 bytes"),
+    "of_no_number": ({"offset": "9" * 5000}, "external_data's offset is '9999"),
 }
 for _name, (_entries, _says) in LOCATIONS.items():
 
@@ -98,25 +96,39 @@ def onnx_data_behind_a_link(folder: Path) -> Path:
     return path
 
 
-@attack("", format="onnx")
+def field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def _with_algorithm(folder: Path, more: bytes) -> Path:
+    """The sample, ``more`` at the end of the graph that updates its state."""
+    from optexport.converters.onnx._protobuf import Fields
+
+    def changed(data: memoryview, path: tuple[int, ...]) -> bytes:
+        if not path:
+            return bytes(data) + more
+        out = b""
+        for number, held in Fields("").walk(data):
+            if isinstance(held, int):
+                out += varint(number << 3) + varint(held)
+            else:
+                out += field(number, changed(held, path[1:]) if number == path[0] else bytes(held))
+        return out
+
+    sample = (DATA / "onnx" / "adam_training_info.onnx").read_bytes()
+    return file(folder, "hostile.onnx", changed(memoryview(sample), (20, 2)))
+
+
+@attack(None, format="onnx")
 def onnx_of_very_deep_messages(folder: Path) -> Path:
-    """A graph in an attribute of a node of a graph …"""
+    """A graph in an attribute of a node of a graph …, which nobody needs."""
     inner = b""
-    for _ in range(20_000):
-        if len(inner) > 200_000:
-            break
-        node = (
-            b"\x2a"
-            + _varint(len(inner) + 1 + len(_varint(len(inner))))
-            + b"\x32"
-            + _varint(len(inner))
-            + inner
-        )
-        inner = b"\x0a" + _varint(len(node)) + node
-    return file(folder, "hostile.onnx", b"\x08\x08\x3a" + _varint(len(inner)) + inner)
+    while len(inner) < 100_000:
+        inner = field(1, field(5, field(6, inner)))
+    return _with_algorithm(folder, inner)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     out = b""
     while value > 127:
         out += bytes([value & 127 | 128])
@@ -124,40 +136,55 @@ def _varint(value: int) -> bytes:
     return out + bytes([value])
 
 
-@attack("", format="onnx", heavy=True)
+@attack("more than 100000 initializers", format="onnx", once=True)
 def onnx_of_very_many_empty_tensors(folder: Path) -> Path:
-    graph = b"\x2a\x00" * 10_000_000
-    return file(folder, "hostile.onnx", b"\x08\x08\x3a" + _varint(len(graph)) + graph)
+    return _with_algorithm(folder, b"".join(field(5, field(8, b"%d" % i)) for i in range(100_001)))
+
+
+@attack("more than 250000 nodes", format="onnx", once=True)
+def onnx_of_very_many_empty_nodes(folder: Path) -> Path:
+    return _with_algorithm(folder, field(1, b"") * 3_000_000)
 
 
 # -- ONNX Runtime ------------------------------------------------------------------------------------
 
+_BEHIND_ROOT = 64
+
 
 def _every_word(sample: str, low: int, high: int, value: int) -> bytes:
-    """Each 32-bit number between ``low`` and ``high`` in a sample becomes ``value``."""
+    """Each 32-bit number between ``low`` and ``high`` behind the root of a sample becomes ``value``."""
     raw = bytearray((DATA / sample).read_bytes())
-    for at in range(8, len(raw) - 4, 4):
+    for at in range(_BEHIND_ROOT, len(raw) - 4, 4):
         if low <= struct.unpack_from("<I", raw, at)[0] <= high:
             struct.pack_into("<I", raw, at, value)
     return bytes(raw)
 
 
-ORT: dict[str, Callable[[], bytes]] = {
-    "root_beyond_the_file": lambda: struct.pack("<I", 0xFFFFFFF0) + (DATA / "onnxruntime/adamw.ckpt").read_bytes()[4:],
-    "root_at_itself": lambda: struct.pack("<I", 0) + (DATA / "onnxruntime/adamw.ckpt").read_bytes()[4:],
-    "vectors_of_everything": lambda: _every_word("onnxruntime/adamw.ckpt", 2, 8, 0x7FFFFFFF),
-    "offsets_to_themselves": lambda: _every_word("onnxruntime/adamw.ckpt", 4, 4096, 0),
-    "offsets_all_bits": lambda: _every_word("onnxruntime/adamw.ckpt", 64, 4096, 0xFFFFFFFF),
+ORT: dict[str, tuple[Callable[[], bytes], str]] = {
+    "root_beyond_the_file": (
+        lambda: struct.pack("<I", 0xFFFFFFF0) + (DATA / "onnxruntime/adamw.ckpt").read_bytes()[4:],
+        "an offset leads to byte 4294967280 of",
+    ),
+    "root_at_itself": (  # a table of no fields
+        lambda: bytes(4) + (DATA / "onnxruntime/adamw.ckpt").read_bytes()[4:], "checkpoint version 0; expected 1 or 2",
+    ),
+    "vectors_of_everything": (
+        lambda: _every_word("onnxruntime/adamw.ckpt", 2, 8, 0x7FFFFFFF), "an offset leads to byte -2147481035 of",
+    ),
+    "offsets_to_themselves": (lambda: _every_word("onnxruntime/adamw.ckpt", 4, 4096, 0), "group's name is missing"),
+    "offsets_all_bits": (
+        lambda: _every_word("onnxruntime/adamw.ckpt", 64, 4096, 0xFFFFFFFF), "an offset leads to byte 42949",
+    ),
 }  # fmt: skip
-for _name, _make in ORT.items():
+for _name, (_make, _says) in ORT.items():
 
     def _ort(folder: Path, make: Callable[[], bytes] = _make) -> Path:
         return file(folder, "hostile.ckpt", make())
 
-    attack("", format="onnxruntime-training", name=f"ort_{_name}")(_ort)
+    attack(_says, format="onnxruntime-training", name=f"ort_{_name}")(_ort)
 
 
-@attack("link", format="onnxruntime-training")
+@attack("is a link that leads out of the folder", format="onnxruntime-training")
 def ort_data_behind_a_link(folder: Path) -> Path:
     from optexport.converters.onnx._ort_checkpoint import read_checkpoint, write_checkpoint
 
@@ -171,49 +198,61 @@ def ort_data_behind_a_link(folder: Path) -> Path:
 
 
 def _zarr(folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """The plain sample, every array's description changed."""
+    """The plain sample, the description of every array with axes changed."""
     path = copied("orbax/adam_zarr", folder)
     for described in path.rglob(".zarray"):
         held = json.loads(described.read_text())
-        if change is not None:
+        if change is not None and held["shape"]:
             change(held)
         described.write_text(json.dumps(held))
     return path
 
 
-ZARR: dict[str, Callable[[dict[str, Any]], None]] = {
-    "huge_shape": lambda m: m.update(shape=[1 << 40], chunks=[1 << 40]),
-    "shape_that_overflows": lambda m: m.update(shape=[1 << 32, 1 << 32], chunks=[1 << 32, 1 << 32]),
-    "very_many_chunks": lambda m: m.update(shape=[1 << 40], chunks=[1]),
-    "chunks_of_nothing": lambda m: m.update(chunks=[0] * len(m["shape"])),
-    "negative_shape": lambda m: m.update(shape=[-4]),
-    "objects": lambda m: m.update(dtype="|O"),
-    "pickled_filter": lambda m: m.update(filters=[{"id": "pickle"}]),
-    "codec_of_its_own": lambda m: m.update(compressor={"id": "canary_module"}),
-}
-for _name, _change in ZARR.items():
+def _sized(size: int, chunk: int | None = None) -> Callable[[dict[str, Any]], None]:
+    def change(described: dict[str, Any]) -> None:
+        axes = len(described["shape"])
+        described.update(shape=[size] * axes, chunks=[size if chunk is None else chunk] * axes)
+
+    return change
+
+
+ZARR: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "huge_shape": (_sized(1 << 40), "expected at most 1000 times that"),
+    "shape_that_overflows": (_sized(1 << 32), "expected at most 1000 times that"),
+    "very_many_chunks": (_sized(1 << 40, 1), "of them, and the checkpoint has"),
+    "chunks_of_nothing": (
+        lambda m: m.update(chunks=[0] * len(m["shape"])), "expected whole numbers from 1 up",
+    ),
+    "negative_shape": (_sized(-4), "expected whole numbers from 0 up"),
+    "objects": (lambda m: m.update(dtype="|O"), "an array of '|O'; expected a real number type"),
+    "pickled_filter": (lambda m: m.update(filters=[{"id": "pickle"}]), "expected no filters and the order C or F"),
+    "codec_of_its_own": (
+        lambda m: m.update(compressor={"id": "canary_module"}), "compressed by {'id': 'canary_module'}; expected zstd",
+    ),
+}  # fmt: skip
+for _name, (_change, _says) in ZARR.items():
 
     def _array(folder: Path, change: Callable[[dict[str, Any]], None] = _change) -> Path:
         return _zarr(folder, change)
 
-    attack("", format="orbax", name=f"orbax_{_name}", needs=("zstandard",))(_array)
+    attack(_says, format="orbax", name=f"orbax_{_name}", needs=("zstandard",))(_array)
 
 
-@attack("", format="orbax", needs=("zstandard",))
+@attack("bytes unpacked, found more than", format="orbax", needs=("zstandard",))
 def orbax_chunk_bomb(folder: Path) -> Path:
-    """A kilobyte of zstandard that becomes 2 GB."""
+    """A kilobyte of zstandard that becomes more than 1 GB."""
     import zstandard
 
     path = _zarr(folder)
     bomb = zstandard.ZstdCompressor(level=3, write_content_size=False).compressobj()
-    packed = b"".join(bomb.compress(bytes(1 << 24)) for _ in range(128)) + bomb.flush()
+    packed = b"".join(bomb.compress(bytes(1 << 24)) for _ in range(65)) + bomb.flush()
     for chunk in path.rglob("*"):
         if chunk.is_file() and chunk.name.replace(".", "").isdigit():
             chunk.write_bytes(packed)
     return path
 
 
-@attack("", format="orbax", needs=("zstandard",))
+@attack("nothing outside it is read", format="orbax", needs=("zstandard",))
 def orbax_chunk_behind_a_link(folder: Path) -> Path:
     path = _zarr(folder)
     chunk = next(p for p in sorted(path.rglob("*")) if p.is_file() and p.name.replace(".", "").isdigit())
@@ -221,14 +260,14 @@ def orbax_chunk_behind_a_link(folder: Path) -> Path:
     return path
 
 
-@attack("", format="orbax")
+@attack("expected JSON: it nests too deep", format="orbax")
 def orbax_metadata_of_very_deep_json(folder: Path) -> Path:
     path = copied("orbax/adam_zarr", folder)
     (path / "_METADATA").write_bytes(b'{"tree_metadata":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}")
     return path
 
 
-@attack("", format="orbax", needs=("zstandard",))
+@attack("listed in _METADATA, and there is no array of that name", format="orbax", needs=("zstandard",))
 def orbax_names_that_climb_out(folder: Path) -> Path:
     path = copied("orbax/adam_zarr", folder)
     raw = (path / "_METADATA").read_text()
@@ -236,22 +275,7 @@ def orbax_names_that_climb_out(folder: Path) -> Path:
     return path
 
 
-# -- TensorFlow, Paddle, MLX -------------------------------------------------------------------------
-
-
-@attack("", format="tensorflow")
-def tensorflow_data_behind_a_link(folder: Path) -> Path:
-    path = copied("tf_checkpoint/adam.index", folder)
-    linked(folder / "hostile.data-00000-of-00001")
-    return path
-
-
-@attack("", format="tensorflow")
-def tensorflow_index_of_noise(folder: Path) -> Path:
-    raw = bytearray((DATA / "tf_checkpoint" / "adam.index").read_bytes())
-    raw[: len(raw) - 48] = bytes([255]) * (len(raw) - 48)
-    copied("tf_checkpoint/adam.index", folder)
-    return file(folder, "hostile.index", bytes(raw))
+# -- Paddle, MLX -------------------------------------------------------------------------------------
 
 
 @attack(NOT_LISTED, format="paddle")
@@ -259,9 +283,9 @@ def paddle_that_runs_a_command(folder: Path) -> Path:
     return file(folder, "hostile.pdopt", called("os", "system", text(COMMAND)))
 
 
-def _npz(folder: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+def _npz(folder: Path, members: dict[str, bytes]) -> Path:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, raw in members.items():
             archive.writestr(name, raw)
     return file(folder, "hostile.npz", out.getvalue())
@@ -272,37 +296,39 @@ def _npy(header: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(raw)) + raw + data
 
 
+def _shaped(shape: str, data: bytes = bytes(16), kind: str = "<f4") -> bytes:
+    return _npy(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}", data)
+
+
 def _array_of_objects() -> bytes:
-    out = io.BytesIO()
-    np.save(out, np.zeros(1, np.float32))
     payload = called("os", "system", text(COMMAND))
     return _npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", payload)
 
 
-NPY: dict[str, Callable[[], bytes]] = {
-    "objects": _array_of_objects,
-    "header_that_is_code": lambda: _npy("__import__('canary_module')"),
-    "header_very_deep": lambda: _npy("(" * 20_000 + ")" * 20_000),
-    "huge_shape": lambda: _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }", bytes(16)),
-    "negative_shape": lambda: _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-4,), }", bytes(16)),
-    "empty_of_huge_sizes": lambda: _npy(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4611686018427387904, 4611686018427387904), }"
+NPY: dict[str, tuple[Callable[[], bytes], str]] = {
+    "objects": (_array_of_objects, "objects are pickles, which are never read"),
+    "header_that_is_code": (lambda: _npy("__import__('canary_module')"), "its header is not that of an array"),
+    "header_very_deep": (lambda: _npy("(" * 20_000 + ")" * 20_000), "its header is not that of an array"),
+    "huge_shape": (lambda: _shaped("(1099511627776,)"), "needs 4398046511104 bytes, found 16"),
+    "negative_shape": (lambda: _shaped("(-4,)"), "its header is not that of an array"),
+    "empty_of_huge_sizes": (
+        lambda: _shaped("(0, 4611686018427387904, 4611686018427387904)", b""), "a shape that an array can have",
     ),
-    "dtype_of_text": lambda: _npy("{'descr': '<U1000000000', 'fortran_order': False, 'shape': (1,), }", bytes(16)),
+    "dtype_of_text": (lambda: _shaped("(1,)", kind="<U1000000000"), "expected plain numbers, found '<U1000000000'"),
 }  # fmt: skip
-for _name, _make in NPY.items():
+for _name, (_make, _says) in NPY.items():
 
     def _mlx(folder: Path, make: Callable[[], bytes] = _make) -> Path:
         return _npz(folder, {"step.npy": _npy("{'descr': '<u8', 'fortran_order': False, 'shape': (), }", bytes(8)),
                              "w.m.npy": make()})  # fmt: skip
 
-    attack("", format="mlx-npz", name=f"mlx_{_name}")(_mlx)
+    attack(_says, format="mlx-npz", name=f"mlx_{_name}")(_mlx)
 
 
-@attack("", format="mlx-npz", heavy=True)
+@attack("w.m.npy: expected at most 268435456 bytes deflated", format="mlx-npz", once=True)
 def mlx_zip_bomb(folder: Path) -> Path:
-    huge = _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (402653184,), }", bytes(3 << 29))
-    return _npz(folder, {"w.m.npy": huge, "w.v.npy": huge}, zipfile.ZIP_DEFLATED)
+    huge = (_shaped("(402653184,)", b""), 3 << 29)
+    return deflated_bomb(folder / "hostile.npz", {"w.m.npy": huge, "w.v.npy": huge})
 
 
 # -- folders of PyTorch's ----------------------------------------------------------------------------
@@ -326,21 +352,21 @@ def deepspeed_rank_that_runs_a_command(folder: Path) -> Path:
     return path
 
 
-@attack("", format="deepspeed")
+@attack("is a symbolic link; refused", format="deepspeed")
 def deepspeed_rank_behind_a_link(folder: Path) -> Path:
     path = copied("deepspeed/zero2_adamw", folder)
     linked(_ranks(path)[0])
     return path
 
 
-@attack("", format="deepspeed")
+@attack("was written by 2 ranks, found the files of 1", format="deepspeed")
 def deepspeed_rank_that_is_missing(folder: Path) -> Path:
     path = copied("deepspeed/zero2_adamw", folder)
     _ranks(path)[-1].unlink()
     return path
 
 
-@attack("", format="deepspeed")
+@attack("../hostile is not inside the directory; refused", format="deepspeed")
 def deepspeed_latest_leads_elsewhere(folder: Path) -> Path:
     path = copied("deepspeed/zero2_adamw", folder)
     outer = folder / "outer"
@@ -358,21 +384,21 @@ def trainer_optimizer_that_runs_a_command(folder: Path) -> Path:
     return path
 
 
-@attack("", format="hf-trainer")
+@attack("optimizer.pt is a symbolic link; refused", format="hf-trainer")
 def trainer_optimizer_behind_a_link(folder: Path) -> Path:
     path = copied("hf_trainer/checkpoint-3", folder)
     linked(path / "optimizer.pt")
     return path
 
 
-@attack("", format="hf-trainer")
+@attack("expected JSON, found other bytes: it nests too deep", format="hf-trainer")
 def trainer_state_of_very_deep_json(folder: Path) -> Path:
     path = copied("hf_trainer/checkpoint-3", folder)
     (path / "trainer_state.json").write_bytes(b'{"a":' + b"[" * 1_000_000)
     return path
 
 
-@attack("", format="hf-trainer")
+@attack("../elsewhere.safetensors is not inside the directory; refused", format="hf-trainer")
 def trainer_weights_in_another_folder(folder: Path) -> Path:
     path = copied("hf_trainer/checkpoint-3", folder)
     os.replace(path / "model.safetensors", folder / "elsewhere.safetensors")

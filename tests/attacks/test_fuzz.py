@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ SAMPLES = samples()
 # OPTEXPORT_FUZZ=100000 for a long run.
 EXAMPLES = int(os.environ.get("OPTEXPORT_FUZZ", "300"))
 HIT = st.tuples(st.integers(0, 6), st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1))
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as server:
-        yield server
 
 
 def test_undamaged_files_are_read(runner: Runner, tmp_path: Path) -> None:

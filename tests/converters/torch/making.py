@@ -80,10 +80,11 @@ def dcp(
     size: tuple[int, ...],
     chunks: list[tuple[tuple[int, ...], tuple[int, ...]]],
     shared: bool = False,
+    stored_as: tuple[int, ...] | None = None,
 ) -> Path:
     """A directory with one optimizer whose one tensor is cut into ``chunks`` of (offsets, sizes).
 
-    shared: equal chunks are stored once.
+    shared: equal chunks are stored once. stored_as: the sizes that the stored chunks have instead.
     """
     folder.mkdir()
 
@@ -119,6 +120,7 @@ def dcp(
     entries[key] = made("TensorStorageMetadata", properties=properties, size=dims(size), chunks=listed)
     paths[key] = ("optim", "state", "w", "m")
     for offsets, sizes in chunks:
+        sizes = sizes if stored_as is None else stored_as
         count = int(np.prod(sizes))
         strides = tuple(int(np.prod(sizes[axis + 1 :])) for axis in range(len(sizes)))
         store(
