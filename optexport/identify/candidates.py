@@ -16,11 +16,11 @@ from ..rules.common import GRADIENT_OPTIONS
 from ..specs import native
 from .hypothesis import Hypothesis
 
-__all__ = ["claimed", "neighbours", "seeds", "simpler", "started"]
+__all__ = ["SHARED", "claimed", "neighbours", "seeds", "simpler", "started", "supposed", "variants"]
 
 # Options that change a parameter's path; an average that nothing reads does not show.
 _UNSEEN = {"average": ("ema", "ema_from_start", "mean"), "overflow": ("skip", "skip_limited", "static", "dynamic")}
-_SHARED = {o.name for o in GRADIENT_OPTIONS}
+SHARED = {o.name for o in GRADIENT_OPTIONS}
 # A factor of the gradient is one on epsilon, decay, bounds and the rate: it is never needed to explain.
 _NEVER = {"maximize", "rescale", "accumulate", "overflow"}
 # Where numbers without a default of use begin.
@@ -87,7 +87,7 @@ def variants(h: Hypothesis) -> Iterator[Hypothesis]:
     """Settings of the same family that some framework has."""
     for name, options, _ in _starts():
         if name == h.family:
-            own = {k: v for k, v in dict(options).items() if k not in _SHARED}
+            own = {k: v for k, v in dict(options).items() if k not in SHARED}
             yield supposed(name, {**h.options, **own}, h.values, h.first)
 
 
@@ -127,7 +127,7 @@ def neighbours(h: Hypothesis, elementwise: bool | None) -> Iterator[Hypothesis]:
     plain = {"clip": "none", "scalars": "float64", "lookahead": "none", "average": "none", "clip_norm": "none"}
     wrapped = any(h.options[k] != v for k, v in plain.items()) or bool(h.options["centralize"])
     for name, option in fam.options.items():
-        if name in shaped or name in _NEVER or (name in _SHARED and wrapped and name != "scalars"):
+        if name in shaped or name in _NEVER or (name in SHARED and wrapped and name != "scalars"):
             continue
         if name in ("clip_norm", "centralize") and elementwise:
             continue

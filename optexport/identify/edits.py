@@ -106,6 +106,11 @@ def _epsilon(program: Program) -> Iterator[Edit]:
             put(lambda b, x, e: b.op("sqrt", b.op("add", b.op("mul", x, x), b.op("mul", e, e)))),
         )
         yield Edit("eps", f"the larger of the root and {name} in place of their sum", put(lambda b, x, e: b.op("max", x, e)))
+        yield Edit(
+            "left out",
+            f"the square stands in place of its root, beside {name}",
+            put(lambda b, x, e: b.op("add", b.op("mul", x, x), e)),
+        )
         yield Edit("eps", f"{name} is subtracted", put(lambda b, x, e: b.op("sub", x, e)))
         yield Edit("eps", f"{name}² is added", put(lambda b, x, e: b.op("add", x, b.op("mul", e, e))))
         for u, _ in _users(program, i):

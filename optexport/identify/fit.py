@@ -289,7 +289,7 @@ def fit(
         if losses[k] > 0.9999 * best and losses[k] > 0.9999 * now:
             break
         best = float(losses[k])
-        if best < 1e-26 * r.shape[1]:
+        if best < 1e-30 * r.shape[1]:
             break
     values = {p.name: float(_scale(p).back(v)) for p, v in zip(free, point, strict=True)}
     done = round(values.pop(_FIRST.name, h.first))

@@ -75,7 +75,7 @@ def identify(
     seen, fresh, notes = _examined(made)
     late = time.process_time() + seconds
     hint = claimed(made.hint) if hints else None
-    search = Search(seen, fresh, late - 0.4 * seconds)
+    search = Search(seen, fresh, late - 0.65 * seconds)
     found, best = search.run(hint)
     if found is None and seen.dtype == "float32":
         search.floor = _float32_floor()
@@ -234,7 +234,7 @@ def _nearest(
     began: float,
     late: float,
 ) -> Identity:
-    found = explained_by_edit(search, best[:4], late)
+    found = explained_by_edit(search, best, late)
     if found is not None and found[0] is None:
         return _matched(made, search, found[1], notes, began)
     if found is not None:

@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ __all__ = ["Search", "departs", "explained_by_edit", "tidied"]
 # Condition numbers of subtractions on these probes: n − a² of a centered rule, yᵀs of nearly orthogonal
 # vectors.
 _CENTERED, _ORTHOGONAL = 16.0, 32.0
+# Somebody else's order of operations: 1 − βᵗ, √c2 and the like are made in other ways, and a unit of β is
+# several of 1 − β. Any change of meaning is far larger.
+_ORDER = {"float64": 16.0, "float32": 2.0}
 # Frameworks take sums, means and norms of float64 tensors in float32 here and there (`keras.ops`, Optax'
 # Adafactor); what such a number goes into is off by a few of float32's units.
 _REDUCED = 2.0**-20
@@ -50,6 +53,7 @@ def departs(h: Hypothesis, seen: Seen, floor: float = 0.0) -> Mismatch | None:
     settings = {p.name: np.array([float(h.values[p.name])]) for p in h.hyperparameters}
     settings.setdefault("lr", np.zeros(1))
     amplification = _CENTERED if h.options.get("centered") else _ORTHOGONAL if h.family == "lbfgs" else 1.0
+    amplification = max(amplification, _ORDER[seen.dtype])
     if not h.elementwise and h.family not in ("lbfgs",):
         floor = max(floor, _REDUCED)
     programs = {n: m.program for m in h.members(seen.probe.shapes) for n in m.params}
@@ -65,13 +69,15 @@ def departs(h: Hypothesis, seen: Seen, floor: float = 0.0) -> Mismatch | None:
 @dataclass
 class Search:
     """seen: of the probe that values are fitted to. fresh: of the one that decides. deadline: of
-    ``time.process_time``, after which nothing new is tried. tried: fits made so far."""
+    ``time.process_time``, after which nothing new is tried. tried: fits made so far. screened: what rules of the
+    catalogue leave unexplained as they are."""
 
     seen: Seen
     fresh: Seen
     deadline: float
     floor: float = 0.0
     tried: int = 0
+    screened: list[tuple[float, Hypothesis]] = field(default_factory=list)
 
     def holds(self, h: Hypothesis) -> bool:
         """Whether ``h`` is what the black box computes, on both probes."""
@@ -108,7 +114,7 @@ class Search:
         if self.holds(h):
             return h
         made = self.fitted(h, iterations=30)
-        if made is None or made[0] > 2 * _PROMISING:
+        if made is None or made[0] > 8 * _PROMISING:
             return None
         for first in (made[1], None):
             if first is None:
@@ -212,6 +218,7 @@ class Search:
                 continue
             if made[0] < _PROMISING and (found := self.settled(made[1])) is not None:
                 return found, best
+            self.screened.append(made)
             heapq.heappush(queue, (_rank(made), next(order), made[1]))
         for score, h in best:
             heapq.heappush(queue, (_rank((score, h)), next(order), h))
@@ -251,7 +258,7 @@ class Search:
                 made = self.fitted(other, short, 6)
                 if made is None:
                     continue
-                if made[0] < 2 * _PROMISING and (found := self.settled(made[1])) is not None:
+                if made[0] < 4 * _PROMISING and (found := self.settled(made[1])) is not None:
                     return found, best
                 best.append(made)
                 heapq.heappush(front, (_rank(made), next(order), made[1]))
@@ -261,15 +268,15 @@ class Search:
         """The same, counting from later."""
         if h.first or not h.rule.program.inputs("step"):
             return
-        for values in {id(v): v for v in (h.values, candidates.supposed(h.family, h.options).values)}.values():
-            try:
-                made = fit(
-                    h.at({**h.values, **values, "lr": h.values.get("lr", 1.0)}), self.seen.first(9), 6, counting=True
-                )
-            except (OptexportError, ValueError, np.linalg.LinAlgError):
-                continue
-            if made.first:
-                yield made
+        short = self.seen.first(9)
+        try:
+            for k in (1.0, 2.0):
+                yield fit(guesses(replace(h, first=k), short), short, 6)
+            made = fit(h, short, 6, counting=True)
+        except (OptexportError, ValueError, np.linalg.LinAlgError):
+            return
+        if made.first > 2:
+            yield made
 
 
 def _rank(made: tuple[float, Hypothesis]) -> float:
@@ -291,15 +298,15 @@ def explained_by_edit(
     """(the change, the nearest rule at the values found, the changed one) that holds; None where none does.
     The change is None where a rule holds without one."""
     short = search.seen.first(8)
-    for score, h in best:
-        if score < 2 * _PROMISING and (held := search.settled(h)) is not None:
+    for score, h in best[:6]:
+        if score < 4 * _PROMISING and (held := search.settled(h)) is not None:
             return None, held, held
+    for h in _bases(search.screened, best):
         members = h.members(search.seen.probe.shapes)
         if any(m.program != members[0].program for m in members) or time.process_time() > deadline:
             continue
         program = members[0].program
         tried: list[tuple[float, int, Edit, Hypothesis]] = []
-        starts = [h.values]
         for k, edit in enumerate(edits(program)):
             if time.process_time() > deadline:
                 break
@@ -309,25 +316,47 @@ def explained_by_edit(
                 continue
             if changed == program or not _seen_in_param(program, changed):
                 continue
-            for values in starts:
-                other = replace(
-                    h,
-                    edit=(edit.words, lambda _, made=changed: made),  # type: ignore[misc]
-                    extra=edit.extra,
-                    values={**values, **{p.name: candidates.started(p) for p in edit.extra}},
-                )
-                made = search.fitted(other, short, 4)
-                if made is None:
-                    continue
-                if made[0] < _PROMISING and (held := search.settled(made[1])) is not None:
-                    return edit, replace(h, values=_without(held, edit)), held
-                tried.append((made[0], k, edit, made[1]))
+            other = replace(
+                h,
+                edit=(edit.words, lambda _, made=changed: made),  # type: ignore[misc]
+                extra=edit.extra,
+                values={**h.values, **{p.name: candidates.started(p) for p in edit.extra}},
+            )
+            try:
+                other = guesses(other, short)
+            except (OptexportError, ValueError):
+                continue
+            made = search.fitted(other, short, 5)
+            if made is None:
+                continue
+            if made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
+                return edit, replace(h, values=_without(held, edit), edit=None, extra=()), held
+            tried.append((made[0], k, edit, made[1]))
         for score, _, edit, other in sorted(tried, key=lambda row: row[:2])[:6]:
             if time.process_time() > deadline:
                 break
-            if score < 5 and (held := search.settled(other)) is not None:
-                return edit, replace(h, values=_without(held, edit)), held
+            again = search.fitted(other, None, 15)
+            if again is not None and again[0] < 4 * _PROMISING and (held := search.settled(again[1])) is not None:
+                return edit, replace(h, values=_without(held, edit), edit=None, extra=()), held
     return None
+
+
+def _bases(screened: list[tuple[float, Hypothesis]], best: list[tuple[float, Hypothesis]]) -> list[Hypothesis]:
+    """Rules to change: the best of the catalogue as it stands, one a family, then others that explain much."""
+    found: list[Hypothesis] = []
+    for rows, each, most in ((screened, 1, 3), (best, 2, 9), (screened, 2, 12)):
+        families: dict[str, int] = {}
+        for _, h in sorted(rows, key=lambda row: row[0]):
+            plain = all(
+                h.options[o] in ("none", False, "float64")
+                for o in candidates.SHARED
+                if o not in ("maximize", "clip")
+            )
+            families[h.family] = families.get(h.family, 0) + plain
+            known = any(h.family == f.family and h.options == f.options for f in found)
+            if plain and not h.first and not known and families[h.family] <= each and len(found) < most:
+                found.append(h)
+    return found
 
 
 def _seen_in_param(before: Program, after: Program) -> bool:

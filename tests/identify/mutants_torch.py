@@ -112,7 +112,7 @@ MUTANTS: list[tuple[str, str | None, Any]] = [
     ("eps under the raw root", "eps", "uncorrected"),
     ("eps in the slot", "eps", "at every update"),
     ("larger of eps", "eps", "larger"),
-    ("no root", "left out", "in place of sqrt"),
+    ("no root", "left out", "in place of its root"),
     ("one late", None, 1),
     ("mean one late", "counting", "c1 counts one update late"),
     ("square one late", "counting", "c2 counts one update late"),
