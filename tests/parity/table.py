@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from optexport.parity.record import Row
 from optexport.parity.table import table
-from tests.parity.rows import chain
 
 __all__ = ["NATIVE", "NATIVE_CASES", "Row"]
 
-NATIVE: list[Row] = [*table(), *chain.ROWS]
+NATIVE: list[Row] = [*table()]
 
 # (row, dtype) of every case that the framework can run.
 NATIVE_CASES = [(row, dtype) for row in NATIVE for dtype in row.dtypes]

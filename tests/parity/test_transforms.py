@@ -19,7 +19,7 @@ from optexport.parity.mutants import mutants
 from optexport.parity.problems import Problem
 from optexport.specs import Spec
 from tests.parity.backends import require_backend, require_native
-from tests.parity.record import BOTH, F32
+from optexport.parity.record import BOTH, F32
 from tests.parity.test_emitted import BACKENDS
 
 Arrays = dict[str, np.ndarray]

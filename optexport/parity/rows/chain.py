@@ -1,6 +1,6 @@
 """Rows of Optax' chains."""
 
-from tests.parity.record import CENTERED, optax
+from ..record import CENTERED, optax
 
 RATE = ("scale_by_learning_rate", {"learning_rate": 0.01})
 ROWS = [
@@ -80,15 +80,6 @@ ROWS = [
             ("MultiSteps", {"every_k_schedule": 3, "accumulator_dtype": None}),
             ("clip_by_global_norm", {"max_norm": 1.0}),
             ("adam", {"learning_rate": 0.01}),
-        ],
-    ),
-    optax(
-        "chain",
-        "apply_if_finite around the sum of two gradients",
-        links=[
-            ("apply_if_finite", {"max_consecutive_errors": 2}),
-            ("MultiSteps", {"every_k_schedule": 2, "use_grad_mean": False, "accumulator_dtype": None}),
-            ("sgd", {"learning_rate": 0.01, "momentum": 0.9}),
         ],
     ),
     optax(
