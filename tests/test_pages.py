@@ -23,6 +23,8 @@ NEEDS = {
     "optexport parity": "onnxruntime",
     "--plot": "matplotlib",
     "ox.Trainer": "onnxruntime",
+    "trained.safetensors": "onnxruntime",
+    "optexport inspect back.pt": "onnxruntime",
     'ox.check("update.onnx"': "onnxruntime",
 }
 

@@ -89,3 +89,25 @@ def test_rows_need_a_matrix() -> None:
     with pytest.raises(HyperparameterError) as caught:
         ox.init(ox.native("mxnet:groupadagrad"), {"b": np.zeros(5)})
     assert "group_adagrad: expected a matrix, found shape (5,)" in str(caught.value)
+
+
+def test_a_file_with_names_and_no_multipliers_decays_every_parameter(tmp_path: Any) -> None:
+    """A new MXNet optimizer writes what names mean into ``wd_mult``; out of a file only the table counts."""
+    require_backend("mxnet")
+    from optexport.converters.mxnet.run import native_resume
+
+    p = problem(np.float32, 12, shapes=MATRICES)
+    spec = ox.native("mxnet:sgd", learning_rate=0.1, momentum=0.9, wd=0.1)
+    *_, state = referee(spec, p.params, p.grads[:BEFORE], [0.1] * BEFORE)
+    state = replace(state, slots={n: {s: a.astype(np.float32) for s, a in v.items()} for n, v in state.slots.items()})
+    file = tmp_path / "sgd.states"
+    ox.save(state, file, format="mxnet")
+    weights = {n: v.astype(np.float32) for n, v in state.params.items()}
+
+    read = ox.load(file)
+    got = list(native_resume(file, "mxnet:sgd", {}, weights, p.grads[BEFORE:]))
+    want = list(referee(read.spec, p.params, p.grads[BEFORE:], [0.1] * 2, replace(read, params=state.params)))
+
+    assert [g.arguments["wd"] for g in read.spec.groups] == [0.1]
+    mismatch, _ = compare_runs(want, got, np.float32, native="mxnet:sgd")
+    assert mismatch is None, mismatch
