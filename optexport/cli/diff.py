@@ -85,8 +85,7 @@ def _series(
 
     if plot is not None:
         check_plot(plot)
-    runs = [find_series(w) for w in (a, b)]
-    found = drift(*runs, lambda p: _open(p, model, names, optimizer), rtol)
+    found = drift(find_series(a), find_series(b), lambda p: _open(p, model, names, optimizer), rtol)
     if plot is not None:
         drift_plot(plot, found)
     if as_json:

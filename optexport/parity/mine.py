@@ -82,7 +82,9 @@ class Checked:
         shapes = ", ".join(f"{n} {list(s)}" for n, s in self.shapes.items())
         rate = ", and the learning rate drops in the middle" if self.rate_drops else ""
         head = f"{self.steps} updates in {self.dtype} of {shapes}; the gradients hold zeros, a spike and a tiny step{rate}"
-        rows = [("parameter", "slot", "first out", "worst error", "bound there", "ULP", "")]
+        rows: list[tuple[str, ...]] = [
+            ("parameter", "slot", "first out", "worst error", "bound there", "ULP", "")
+        ]
         rows += [_row(s, self.paired) for s in self.measured.slots]
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
@@ -296,7 +298,7 @@ def _repeats(made: Subject, p: Problem, rates: list[float], dtype: str, got: lis
         return Fault(
             "nondeterministic", f"{made.name}: runs once and not twice: {fault.sentence}", fault.update
         )
-    bare = [[(params, {}) for params, _ in run] for run in (got, again)]
+    bare: list[list[Snapshot]] = [[(params, {}) for params, _ in run] for run in (got, again)]
     found = parted(_series(bare[0]), _series(bare[1]))
     return None if found is None else replace(found, sentence=f"{made.name}: {found.sentence}")
 
