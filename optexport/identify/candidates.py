@@ -120,8 +120,15 @@ def seeds(family: str | None, elementwise: bool | None, maximize: bool, common: 
                 yield supposed(name, {**chosen, "clip_norm": kind}, h.values)
 
 
-def neighbours(h: Hypothesis, elementwise: bool | None) -> Iterator[Hypothesis]:
-    """One option changed, or one whole number; of the options that every family has, one beside their defaults."""
+# Digits left up to which an addition that leaves much of a run as it is can be what is missing.
+_UP_TO = {"clip": 10.5, "lookahead": 9.5, "average": 9.5, "scalars": 6.0}
+
+
+def neighbours(h: Hypothesis, elementwise: bool | None, left: float = 0.0) -> Iterator[Hypothesis]:
+    """One option changed, or one whole number; of the options that every family has, one beside their defaults.
+
+    left: digits that ``h`` leaves unexplained.
+    """
     fam = families()[h.family]
     shaped = {o for other in fam.fits for o in other}
     plain = {"clip": "none", "scalars": "float64", "lookahead": "none", "average": "none", "clip_norm": "none"}
@@ -129,7 +136,7 @@ def neighbours(h: Hypothesis, elementwise: bool | None) -> Iterator[Hypothesis]:
     for name, option in fam.options.items():
         if name in shaped or name in _NEVER or (name in SHARED and wrapped and name != "scalars"):
             continue
-        if name in ("clip_norm", "centralize") and elementwise:
+        if (name in ("clip_norm", "centralize") and elementwise) or left > _UP_TO.get(name, left):
             continue
         if isinstance(option, Count):
             choices: list[OptionValue] = [

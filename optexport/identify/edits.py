@@ -226,16 +226,18 @@ def _decay(program: Program) -> Iterator[Edit]:
                 ),
                 extra,
             )
-            for user in _users(program, i):
+            for user in dict.fromkeys(u for u, _ in _users(program, i)):
                 yield Edit(
                     "decay",
-                    f"L2 decay joins the gradient in {_told(program, user[0])} alone",
-                    lambda user=user: rewritten(  # type: ignore[misc]
+                    f"L2 decay joins the gradient in {_told(program, user)} alone",
+                    lambda user=user, i=i: rewritten(  # type: ignore[misc]
                         program,
                         use={
-                            user: lambda b, x, new: b.op(
+                            place: lambda b, x, new: b.op(
                                 "add", x, b.op("mul", b.hyper("weight_decay"), b.given("param", TENSOR))
                             )
+                            for place in _users(program, i)
+                            if place[0] == user
                         },
                     ),
                     extra,
@@ -263,11 +265,18 @@ def _decay(program: Program) -> Iterator[Edit]:
     raw = next((i for i in _grads(program)), None)
     for i in sorted(program.used()):
         if raw is not None and program.nodes[i].label == "g_eff":
-            for user in _users(program, i):
+            for user in dict.fromkeys(u for u, _ in _users(program, i)):
                 yield Edit(
                     "decay",
-                    f"{_told(program, user[0])} sees the raw gradient, without decay and clip",
-                    lambda user=user: rewritten(program, use={user: lambda b, x, new: new[raw]}),  # type: ignore[misc]
+                    f"{_told(program, user)} sees the raw gradient, without decay and clip",
+                    lambda user=user, i=i: rewritten(  # type: ignore[misc]
+                        program,
+                        use={
+                            place: lambda b, x, new: new[raw]
+                            for place in _users(program, i)
+                            if place[0] == user
+                        },
+                    ),
                 )
 
 

@@ -216,7 +216,7 @@ def misfit(h: Hypothesis, seen: Seen) -> float:
 
 
 def guesses(h: Hypothesis, seen: Seen, count: int = 24, seed: int = 0) -> Hypothesis:
-    """The best of settings drawn over the usual ranges, as a start."""
+    """The best of ``h``'s own setting and others drawn over the usual ranges, as a start."""
     free, rng = _free(h), np.random.default_rng(seed)
     points = np.stack([np.full(count, _scale(p).to(h.values[p.name])) for p in free], axis=1)
     for k, p in enumerate(free):
@@ -227,6 +227,7 @@ def guesses(h: Hypothesis, seen: Seen, count: int = 24, seed: int = 0) -> Hypoth
             points[:, k] = _LOGIT.to(rng.choice(choices, count))
         elif p.name.startswith("eps"):
             points[:, k] = _LOG.to(rng.choice([1e-8, 1e-4, 1e-2, h.values[p.name]], count))
+    points[0] = [float(_scale(p).to(h.values[p.name])) for p in free]
     settings, first = _settings(h, free, points)
     try:
         r = _residual(_updates(h, seen, settings, first), seen)

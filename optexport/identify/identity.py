@@ -237,6 +237,8 @@ def _nearest(
     found = explained_by_edit(search, best, late)
     if found is not None and found[0] is None:
         return _matched(made, search, found[1], notes, began)
+    if found is not None and (held := search.beside(found[1])) is not None:
+        return _matched(made, search, held, notes, began)  # what was changed is an option of the rule
     if found is not None:
         edit, near, changed = found
         assert edit is not None

@@ -224,6 +224,15 @@ class Search:
             heapq.heappush(queue, (_rank((score, h)), next(order), h))
         return self._widened(queue, order, done, elementwise)
 
+    def beside(self, h: Hypothesis) -> Hypothesis | None:
+        """A neighbour of ``h`` that holds, None where there is none."""
+        short = self.seen.first(8)
+        for other in candidates.neighbours(h, self.elementwise):
+            made = self.fitted(other, short, 6)
+            if made is not None and made[0] < 4 * _PROMISING and (held := self.settled(made[1])) is not None:
+                return held
+        return None
+
     def _widened(
         self, queue: list[tuple[float, int, Hypothesis]], order: Any, done: set[Any], elementwise: bool | None
     ) -> tuple[Hypothesis | None, list[tuple[float, Hypothesis]]]:
@@ -242,12 +251,13 @@ class Search:
             heapq.heappush(front, (_rank(made), next(order), made[1]))
         expanded: dict[str, int] = {}
         while front and not self.late:
-            _, _, h = heapq.heappop(front)
+            rank, _, h = heapq.heappop(front)
+            left = rank - _rank((0.0, h))
             expanded[h.family] = expanded.get(h.family, 0) + 1
             others = itertools.chain(
                 self._later(h) if expanded[h.family] == 1 else (),
                 candidates.variants(h) if expanded[h.family] == 1 else (),
-                candidates.neighbours(h, elementwise),
+                candidates.neighbours(h, elementwise, left),
             )
             for other in others:
                 if self.late:
@@ -261,7 +271,8 @@ class Search:
                 if made[0] < 4 * _PROMISING and (found := self.settled(made[1])) is not None:
                     return found, best
                 best.append(made)
-                heapq.heappush(front, (_rank(made), next(order), made[1]))
+                if made[0] < left - 0.05:  # what explains no more leads nowhere
+                    heapq.heappush(front, (_rank(made), next(order), made[1]))
         return None, sorted(best, key=_rank)
 
     def _later(self, h: Hypothesis) -> Iterable[Hypothesis]:
@@ -301,52 +312,68 @@ def explained_by_edit(
     for score, h in best[:6]:
         if score < 4 * _PROMISING and (held := search.settled(h)) is not None:
             return None, held, held
-    for h in _bases(search.screened, best):
-        members = h.members(search.seen.probe.shapes)
-        if any(m.program != members[0].program for m in members) or time.process_time() > deadline:
-            continue
-        program = members[0].program
-        tried: list[tuple[float, int, Edit, Hypothesis]] = []
-        for k, edit in enumerate(edits(program)):
+    usual = ("left out", "operator", "constant")
+    bases = [(h, p) for h in _bases(search.screened, best) if (p := _one_program(h, search.seen)) is not None]
+    for rare in (False, True):
+        tried: list[tuple[float, int, Edit, Hypothesis, Hypothesis]] = []
+        for h, program in bases:
+            for edit in edits(program):
+                if time.process_time() > deadline:
+                    break
+                if (edit.kind in usual) != rare or (other := _edited(h, edit, program)) is None:
+                    continue
+                if edit.kind == "float32":
+                    # Rounding has no slope to follow: the values must be those that a person gave.
+                    other = other.at({k: _decimal(v, 1e-5) for k, v in other.values.items()})
+                    if search.holds(other):
+                        return edit, _without(h, other), other
+                    continue
+                try:
+                    made = search.fitted(guesses(other, short), short, 5)
+                except (OptexportError, ValueError):
+                    continue
+                if made is None:
+                    continue
+                if made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
+                    return edit, _without(h, held), held
+                tried.append((made[0], len(tried), edit, h, made[1]))
+        for _, _, edit, h, other in sorted(tried, key=lambda row: row[:2])[:8]:
             if time.process_time() > deadline:
                 break
-            try:
-                changed = edit.apply()
-            except (OptexportError, ValueError, KeyError):
-                continue
-            if changed == program or not _seen_in_param(program, changed):
-                continue
-            other = replace(
-                h,
-                edit=(edit.words, lambda _, made=changed: made),  # type: ignore[misc]
-                extra=edit.extra,
-                values={**h.values, **{p.name: candidates.started(p) for p in edit.extra}},
-            )
-            try:
-                other = guesses(other, short)
-            except (OptexportError, ValueError):
-                continue
-            made = search.fitted(other, short, 5)
-            if made is None:
-                continue
-            if made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
-                return edit, replace(h, values=_without(held, edit), edit=None, extra=()), held
-            tried.append((made[0], k, edit, made[1]))
-        for score, _, edit, other in sorted(tried, key=lambda row: row[:2])[:6]:
-            if time.process_time() > deadline:
-                break
-            again = search.fitted(other, None, 15)
-            if again is not None and again[0] < 4 * _PROMISING and (held := search.settled(again[1])) is not None:
-                return edit, replace(h, values=_without(held, edit), edit=None, extra=()), held
+            made = search.fitted(other, None, 30)
+            if made is not None and made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
+                return edit, _without(h, held), held
     return None
+
+
+def _one_program(h: Hypothesis, seen: Seen) -> Program | None:
+    """The program of a rule that is the same for every parameter, else None."""
+    members = h.members(seen.probe.shapes)
+    return members[0].program if all(m.program == members[0].program for m in members) else None
+
+
+def _edited(h: Hypothesis, edit: Edit, program: Program) -> Hypothesis | None:
+    """``h`` with the change, None where it changes nothing that can be seen."""
+    try:
+        changed = edit.apply()
+    except (OptexportError, ValueError, KeyError):
+        return None
+    if changed == program or not _seen_in_param(program, changed):
+        return None
+    return replace(
+        h,
+        edit=(edit.words, lambda _: changed),
+        extra=edit.extra,
+        values={**h.values, **{p.name: candidates.started(p) for p in edit.extra}},
+    )
 
 
 def _bases(screened: list[tuple[float, Hypothesis]], best: list[tuple[float, Hypothesis]]) -> list[Hypothesis]:
     """Rules to change: the best of the catalogue as it stands, one a family, then others that explain much."""
     found: list[Hypothesis] = []
-    for rows, each, most in ((screened, 1, 3), (best, 2, 9), (screened, 2, 12)):
+    for rows, each, most in ((best, 2, 3), (screened, 2, 8)):
         families: dict[str, int] = {}
-        for _, h in sorted(rows, key=lambda row: row[0]):
+        for _, h in sorted(rows, key=lambda row: _rank(row) + 0.3 * len(row[1].rule.slots)):
             plain = all(
                 h.options[o] in ("none", False, "float64")
                 for o in candidates.SHARED
@@ -369,9 +396,9 @@ def _seen_in_param(before: Program, after: Program) -> bool:
     return alive(before) != alive(after)
 
 
-def _without(h: Hypothesis, edit: Edit) -> Mapping[str, float]:
-    extra = {p.name for p in edit.extra}
-    return {k: v for k, v in h.values.items() if k not in extra or k in {p.name for p in h.rule.hyperparameters}}
+def _without(h: Hypothesis, changed: Hypothesis) -> Hypothesis:
+    """``h`` at the values that were found for the changed one."""
+    return h.at({p.name: changed.values[p.name] for p in h.hyperparameters})
 
 
 # --- the same, told with fewer digits ------------------------------------------------------------------
@@ -388,6 +415,8 @@ def tidied(h: Hypothesis, search: Search) -> tuple[Hypothesis, list[str]]:
             if plain is not None and search.holds(plain):
                 h, again = plain, True
                 break
+    if h.first and search.holds(early := replace(h, first=0.0)):
+        h = early
     notes: list[str] = []
     for p in h.hyperparameters:
         value = h.values[p.name]
@@ -414,6 +443,11 @@ def tidied(h: Hypothesis, search: Search) -> tuple[Hypothesis, list[str]]:
             if note:
                 notes.append(f"{p.name} is {note}")
             break
+    if h.edit is None and search.seen.dtype == "float64" and not _round(h) and not notes:
+        # The same run told by another option may have the numbers that a person gave.
+        other = search.beside(h)
+        if other is not None and _round(other):
+            return other, notes
     return h, notes
 
 

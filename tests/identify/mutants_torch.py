@@ -43,8 +43,8 @@ class Hand(torch.optim.Optimizer):
         t, raw, before = s["t"], g, p.clone()
         if change == "float32 lr":
             lr = float(torch.tensor(lr, dtype=torch.float32))
-        if change == "sign of the gradient":
-            g = torch.sign(g)
+        if change == "rate over t":
+            lr = lr / math.sqrt(t)
         if change in ("l2", "l2 in the mean alone", "l2 in the mean square alone"):
             g = g + wd * p
         if change == "decay once more by lr":
@@ -93,8 +93,6 @@ class Hand(torch.optim.Optimizer):
             d = torch.clamp((v / c2).sqrt(), min=eps)
         if change == "no root":
             d = v / c2 + eps
-        if change == "rate over t":
-            lr = lr / math.sqrt(t)
         p.sub_(lr / c1 * m / d)
         if change == "decay last":
             p.mul_(1 - lr * wd)
@@ -107,7 +105,7 @@ class Hand(torch.optim.Optimizer):
 # (change, kind that differs names, or None where the catalogue has it; a word of it, or the option)
 MUTANTS: list[tuple[str, str | None, Any]] = [
     ("eps inside", None, {"eps_root": True}),
-    ("eps squared inside", "", "under the root|eps_root"),
+    ("eps squared inside", None, {"eps_root": True}),
     ("eps hat", None, {"eps": "hat"}),
     ("eps under the raw root", "eps", "uncorrected"),
     ("eps in the slot", "eps", "at every update"),
@@ -121,19 +119,19 @@ MUTANTS: list[tuple[str, str | None, Any]] = [
     ("square uncorrected", None, {"bias_correction": "mean"}),
     ("correction without root", "bias_correction", "in place of its root"),
     ("float32 correction", "float32", "c2"),
-    ("float32 lr", "", "float32"),
+    ("float32 lr", None, {"scalars": "float64"}),
     ("old mean", "order", "exp_avg before"),
     ("old square", "order", "exp_avg_sq before"),
-    ("gain of the mean is 1", "left out", "grad"),
-    ("gain of the square is 1", "left out", ""),
+    # Both are AdamW again, at ten times the rate, and at a tenth of it and of ε.
+    ("gain of the mean is 1", None, {"decay": "decoupled"}),
+    ("gain of the square is 1", None, {"decay": "decoupled"}),
     ("l2", None, {"decay": "l2"}),
-    ("l2 in the mean alone", "decay", "alone"),
-    ("l2 in the mean square alone", "decay", "alone"),
+    ("l2 in the mean alone", "decay", "alone|raw gradient"),
+    ("l2 in the mean square alone", "decay", "alone|raw gradient"),
     ("decay last", None, {"decay": "decoupled_last"}),
     ("decay once more by lr", "decay", "once more"),
     ("decay not scaled", None, {"decay": "independent"}),
-    ("decay grows", "", ""),
-    ("sign of the gradient", "sign", "sign"),
+    ("decay grows", None, {"decay": "decoupled"}),
     ("rate over t", "schedule", "√t"),
     ("clipped update", "clip", "clipped"),
 ]
