@@ -37,7 +37,7 @@ if "KERAS_BACKEND" not in os.environ:
         raise ImportError("Keras needs one of its backends, jax, torch or tensorflow; pip install jax")
     os.environ["KERAS_BACKEND"] = _INSTALLED[0]
 
-import keras
+import keras as keras  # others take it from here, where its backend has been chosen
 
 # The learning rate is a variable of the tensors' type.
 RATES_ARE_TENSORS = True

@@ -343,7 +343,9 @@ def snapshots(
     hessian: Sequence[Arrays] | None = None,
     **options: Any,
 ) -> Iterator[Snapshot]:
-    """Run the emitted graph, on the CPU unless told otherwise; after each step the parameters, and the slots by the rule's names.
+    """Run the emitted graph, on the CPU unless told otherwise; after each step the parameters and the slots.
+
+    Slots have the rule's names.
 
     params: name -> array. grads: one mapping a step, with a gradient for every parameter.
     lrs: learning rate of each step for all groups (before their ``lr_mult``), the spec's own where None.

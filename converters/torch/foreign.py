@@ -60,7 +60,7 @@ class _Run:
             raise SubjectError(
                 f"{name}: expected a torch.optim.Optimizer, found {type(self.optimizer).__name__}"
             )
-        self.base = [g.get("lr") for g in self.optimizer.param_groups]
+        self.base: list[Any] = [g.get("lr") for g in self.optimizer.param_groups]
         self.rates = all(isinstance(lr, float | int) for lr in self.base)
         self.sparse = self.closure = False
 
@@ -90,7 +90,7 @@ class _Run:
                 self.closure = True
         calls = 0
 
-        def closure() -> torch.Tensor:
+        def closure() -> Any:
             nonlocal calls
             calls += 1
             return torch.zeros(())  # the gradients are there already

@@ -141,10 +141,11 @@ def stepped(
         except Exception as e:
             raise SubjectError(f"{made.name}: raises at step {number}: {_told(e)}") from e
         for key, value in params.items():
-            if np.shape(now.get(key)) != np.shape(value):
+            found = np.shape(now[key]) if key in now else None
+            if found != np.shape(value):
                 raise SubjectError(
                     f"{made.name}: changes the shape of a parameter at step {number}: expected {np.shape(value)}, "
-                    f"found {np.shape(now.get(key))}"
+                    f"found {found}"
                 )
         yield now, slots
 

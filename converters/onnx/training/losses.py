@@ -119,7 +119,9 @@ def _one_hot(t: Tape, label: str, classes: str, y: str) -> str:
     """
     shape, kind = t.shapes[y], t.types[y] if t.types[y] == T.FLOAT else T.INT64
     static = isinstance(shape[1], int)
-    depth = t.constant(np.asarray(shape[1], np.int64), "int") if static else t.op("Squeeze", classes, t.ints(0))
+    depth = (
+        t.constant(np.asarray(shape[1], np.int64), "int") if static else t.op("Squeeze", classes, t.ints(0))
+    )
     values = t.constant(np.asarray([0, 1], np.float32 if kind == T.FLOAT else np.int64), "off_on")
     out = t.op("OneHot", label, depth, values, axis=1)
     t.types[out], t.shapes[out] = kind, shape

@@ -2,6 +2,8 @@
 
 from ..record import F32, PADDLE_DECAY, STATE32, keras, mlx, mxnet, optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 ROWS = [
     torch("Adadelta", "defaults", lr=1.0),
     torch(

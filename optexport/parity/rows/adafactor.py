@@ -2,6 +2,8 @@
 
 from ..record import F32, MLX32, keras, mlx, optax, torch
 
+__all__ = ["ROWS"]
+
 # Rows > columns, columns > rows, a square, a vector, and tensors whose two largest axes are the last
 # two, the first and the last, and the first two.
 SHAPES = {"w": (7, 5), "v": (4, 6), "s": (3, 3), "b": (5,), "k": (2, 3, 4), "i": (6, 2, 5), "j": (5, 4, 2)}

@@ -2,6 +2,8 @@
 
 from ..record import F32, PADDLE_DECAY, STATE32, keras, mlx, mxnet, onnx, optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 ROWS = [
     optax("adagrad", "defaults", learning_rate=0.1),
     optax("adagrad", "nothing in the sum", learning_rate=0.1, initial_accumulator_value=0.0, eps=0.0),

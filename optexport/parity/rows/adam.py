@@ -16,6 +16,8 @@ from ..record import (
     torch,
 )
 
+__all__ = ["ROWS"]
+
 ROWS = [
     optax("adam", "defaults", learning_rate=0.001),
     optax("adam", "root eps and changed betas", learning_rate=0.01, b1=0.5, b2=0.9, eps=1e-3, eps_root=1e-2),

@@ -2,6 +2,8 @@
 
 from ..record import PADDLE_DECAY, correction32, keras, mlx, mxnet, optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 # MXNet divides 0 by 0 where an element's gradients were all 0: NaN, in the rule as well.
 ROWS = [
     torch("Adamax", "L2 and large eps", lr=0.01, weight_decay=0.1, eps=1e-2),

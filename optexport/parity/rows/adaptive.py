@@ -2,6 +2,8 @@
 
 from ..record import optax
 
+__all__ = ["ROWS"]
+
 ROWS = [
     optax("yogi", "defaults", learning_rate=0.01),
     optax("yogi", "changed betas and large eps", learning_rate=0.1, b1=0.5, b2=0.9, eps=1e-2),

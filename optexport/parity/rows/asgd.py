@@ -2,6 +2,8 @@
 
 from ..record import torch
 
+__all__ = ["ROWS"]
+
 ROWS = [
     torch("ASGD", "average from the tenth update", lr=0.01, t0=10.0),
     torch(

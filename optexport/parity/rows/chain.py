@@ -2,6 +2,8 @@
 
 from ..record import CENTERED, optax
 
+__all__ = ["ROWS"]
+
 RATE = ("scale_by_learning_rate", {"learning_rate": 0.01})
 ROWS = [
     optax(

@@ -2,6 +2,8 @@
 
 from ..record import correction32, mxnet
 
+__all__ = ["ROWS"]
+
 ROWS = [
     mxnet("ftml", "plain", learning_rate=0.01, floor32=correction32(0.999)),
     mxnet(

@@ -2,6 +2,8 @@
 
 from ..record import F32, STATE32, keras, mxnet
 
+__all__ = ["ROWS"]
+
 ROWS = [
     mxnet("ftrl", "plain", F32, STATE32, learning_rate=0.1, wd=0.05),
     mxnet(

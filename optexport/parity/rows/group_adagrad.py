@@ -2,6 +2,8 @@
 
 from ..record import F32, STATE32, mxnet
 
+__all__ = ["ROWS"]
+
 MATRICES = {"w": (7, 5), "u": (2, 3)}
 
 ROWS = [

@@ -4,6 +4,8 @@ from typing import Any
 
 from ..record import correction32, keras, mxnet, optax, paddle
 
+__all__ = ["ROWS"]
+
 # MXNet's kernel has both norms in float32, sums of 35 squares: each is off by at most 35 roundings of
 # 2⁻²⁴, half of that after the root, and an update is as long as η‖w‖, over all updates of a run.
 NORMS32 = 35 * 2.0**-24

@@ -2,6 +2,8 @@
 
 from ..record import mxnet, optax
 
+__all__ = ["ROWS"]
+
 # MXNet computes a layer's rate in float32: two sums of 35 squares, a product and a quotient.
 RATE32 = 40 * 2.0**-24
 

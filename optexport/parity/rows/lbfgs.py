@@ -3,6 +3,8 @@ difference of two parameters, which float32 loses where the standard problem's g
 
 from ..record import torch
 
+__all__ = ["ROWS"]
+
 # yᵀs of nearly orthogonal vectors: its condition number is ‖y‖‖s‖ / yᵀs, at most this for a pair that is
 # kept in the standard problem (whose gradients are random, of no function).
 ORTHOGONAL = 32.0

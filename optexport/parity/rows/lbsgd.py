@@ -2,6 +2,8 @@
 
 from ..record import mxnet
 
+__all__ = ["ROWS"]
+
 ROWS = [
     mxnet(
         "lbsgd",

@@ -2,6 +2,8 @@
 
 from ..record import correction32, keras, mlx, optax
 
+__all__ = ["ROWS"]
+
 # Keras takes 1 − β in the variables' dtype: in float32 the rounding of β counts, as with `correction32`.
 ROWS = [
     optax("lion", "decay", learning_rate=0.01, weight_decay=0.1),

@@ -4,6 +4,8 @@ from typing import Any
 
 from ..record import keras, mlx, optax, torch
 
+__all__ = ["ROWS"]
+
 MATRICES = {"w": (7, 5), "v": (4, 6), "s": (3, 3)}
 SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
 # Keras' norm is float32, 2⁻²⁴ off; Newton–Schulz magnifies what is small by at most a at each

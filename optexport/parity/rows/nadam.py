@@ -2,6 +2,8 @@
 
 from ..record import PADDLE_DECAY, correction32, keras, mxnet, optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 # Keras takes 1 − β in the variables' dtype: in float32 the rounding of β counts, as with `correction32`.
 ONE = {"w": (7, 5)}
 

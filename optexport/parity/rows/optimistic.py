@@ -2,6 +2,8 @@
 
 from ..record import correction32, optax
 
+__all__ = ["ROWS"]
+
 ROWS = [
     optax("adan", "defaults", learning_rate=0.001),
     optax(

@@ -4,6 +4,8 @@ import math
 
 from ..record import PADDLE_DECAY, optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 
 def rectification32(lr: float, beta2: float, updates: int = 30) -> float:
     """Without 64-bit JAX, Optax computes ρ = ρ∞ − 2tβ2ᵗ/c2 in float32. β2ᵗ and c2 = 1 − β2ᵗ round by 2⁻²⁴

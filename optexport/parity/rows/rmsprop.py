@@ -2,6 +2,8 @@
 
 from ..record import CENTERED, F32, PADDLE_DECAY, STATE32, keras, mlx, mxnet, optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 ROWS = [
     optax("rmsprop", "plain", learning_rate=0.01),
     optax("rmsprop", "eps outside", learning_rate=0.01, decay=0.95, eps=0.1, eps_in_sqrt=False),

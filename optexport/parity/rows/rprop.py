@@ -2,6 +2,8 @@
 
 from ..record import optax, paddle, torch
 
+__all__ = ["ROWS"]
+
 ROWS = [
     torch("Rprop", "defaults", lr=0.01),
     torch("Rprop", "narrow range and ascent", lr=0.1, etas=(0.3, 1.7), step_sizes=(0.05, 0.3), maximize=True),

@@ -2,6 +2,8 @@
 
 from ..record import keras, optax
 
+__all__ = ["ROWS"]
+
 # Optax evaluates a warmup in float32.
 SCHEDULE32 = 4 * 2.0**-24
 # Keras rounds β2 to the parameter's dtype before it takes 1 − β2.

@@ -2,6 +2,8 @@
 
 from ..record import PADDLE_DECAY, keras, mlx, mxnet, onnx, optax, ort, paddle, torch
 
+__all__ = ["ROWS"]
+
 ROWS = [
     optax("sgd", "plain", learning_rate=0.1),
     optax("sgd", "momentum", learning_rate=0.1, momentum=0.9),

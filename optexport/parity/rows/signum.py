@@ -2,6 +2,8 @@
 
 from ..record import mxnet, optax
 
+__all__ = ["ROWS"]
+
 ROWS = [
     mxnet("signum", "defaults", learning_rate=0.01),
     mxnet(

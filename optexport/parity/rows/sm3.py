@@ -2,6 +2,8 @@
 
 from ..record import optax
 
+__all__ = ["ROWS"]
+
 SHAPES = {"w": (7, 5), "v": (3, 6), "b": (5,), "k": (2, 3, 4)}
 
 ROWS = [

@@ -2,6 +2,8 @@
 
 from ..record import keras
 
+__all__ = ["ROWS"]
+
 ROWS = [
     keras("SGD", "norm of each gradient", learning_rate=0.1, momentum=0.9, clipnorm=0.7, weight_decay=0.1),
     keras("Adam", "norm of all gradients", learning_rate=0.01, global_clipnorm=1.5),

@@ -8,6 +8,8 @@ from onnx.reference import ReferenceEvaluator
 
 from ..backward import Gradients, Op, gradient
 
+__all__: list[str] = []
+
 
 @gradient("Resize")
 def resize(op: Op, g: str) -> Gradients:
