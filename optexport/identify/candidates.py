@@ -19,7 +19,10 @@ from .hypothesis import Hypothesis
 __all__ = ["SHARED", "claimed", "neighbours", "seeds", "simpler", "started", "supposed", "variants"]
 
 # Options that change a parameter's path; an average that nothing reads does not show.
-_UNSEEN = {"average": ("ema", "ema_from_start", "mean"), "overflow": ("skip", "skip_limited", "static", "dynamic")}
+_UNSEEN = {
+    "average": ("ema", "ema_from_start", "mean"),
+    "overflow": ("skip", "skip_limited", "static", "dynamic"),
+}
 SHARED = {o.name for o in GRADIENT_OPTIONS}
 # A factor of the gradient is one on epsilon, decay, bounds and the rate: it is never needed to explain.
 _NEVER = {"maximize", "rescale", "accumulate", "overflow"}
@@ -40,7 +43,10 @@ def started(h: Hyper, given: float | None = None) -> float:
 
 
 def supposed(
-    family: str, options: Mapping[str, OptionValue], values: Mapping[str, float] | None = None, first: float = 0.0
+    family: str,
+    options: Mapping[str, OptionValue],
+    values: Mapping[str, float] | None = None,
+    first: float = 0.0,
 ) -> Hypothesis:
     """A hypothesis with values to start from where ``values`` has none."""
     h = Hypothesis(family, dict(options), {}, first)
@@ -91,7 +97,9 @@ def variants(h: Hypothesis) -> Iterator[Hypothesis]:
             yield supposed(name, {**h.options, **own}, h.values, h.first)
 
 
-def seeds(family: str | None, elementwise: bool | None, maximize: bool, common: Mapping[str, OptionValue]) -> Iterator[Hypothesis]:
+def seeds(
+    family: str | None, elementwise: bool | None, maximize: bool, common: Mapping[str, OptionValue]
+) -> Iterator[Hypothesis]:
     """Rules to begin with, those of ``family`` first.
 
     elementwise: whether the black box treats each element alone, None where that is unknown.
@@ -112,7 +120,9 @@ def seeds(family: str | None, elementwise: bool | None, maximize: bool, common: 
         roles = {i.role for i in h.rule.program.inputs()}
         if roles & {"hessian"}:
             continue
-        whole = reach(h.rule.program) is not Reach.ELEMENTWISE or any(p.numbers for p in h.rule.hyperparameters)
+        whole = reach(h.rule.program) is not Reach.ELEMENTWISE or any(
+            p.numbers for p in h.rule.hyperparameters
+        )
         if elementwise is None or elementwise != whole:
             yield h
         elif not elementwise:
@@ -131,7 +141,13 @@ def neighbours(h: Hypothesis, elementwise: bool | None, left: float = 0.0) -> It
     """
     fam = families()[h.family]
     shaped = {o for other in fam.fits for o in other}
-    plain = {"clip": "none", "scalars": "float64", "lookahead": "none", "average": "none", "clip_norm": "none"}
+    plain = {
+        "clip": "none",
+        "scalars": "float64",
+        "lookahead": "none",
+        "average": "none",
+        "clip_norm": "none",
+    }
     wrapped = any(h.options[k] != v for k, v in plain.items()) or bool(h.options["centralize"])
     for name, option in fam.options.items():
         if name in shaped or name in _NEVER or (name in SHARED and wrapped and name != "scalars"):

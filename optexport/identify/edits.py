@@ -105,7 +105,11 @@ def _epsilon(program: Program) -> Iterator[Edit]:
             f"{name}² stands under the root: √(x² + {name}²)",
             put(lambda b, x, e: b.op("sqrt", b.op("add", b.op("mul", x, x), b.op("mul", e, e)))),
         )
-        yield Edit("eps", f"the larger of the root and {name} in place of their sum", put(lambda b, x, e: b.op("max", x, e)))
+        yield Edit(
+            "eps",
+            f"the larger of the root and {name} in place of their sum",
+            put(lambda b, x, e: b.op("max", x, e)),
+        )
         yield Edit(
             "left out",
             f"the square stands in place of its root, beside {name}",
@@ -199,7 +203,10 @@ def _decay(program: Program) -> Iterator[Edit]:
             rate = b.op("mul", b.hyper("lr"), rate) if scaled else rate
             return b.op("sub", x, b.op("mul", rate, b.given("param", TENSOR)))
 
-        for scaled, how in ((True, "scaled by the learning rate"), (False, "not scaled by the learning rate")):
+        for scaled, how in (
+            (True, "scaled by the learning rate"),
+            (False, "not scaled by the learning rate"),
+        ):
             yield Edit(
                 "decay",
                 f"decoupled decay of the parameter beside the update, {how}",
@@ -222,7 +229,11 @@ def _decay(program: Program) -> Iterator[Edit]:
                 "L2 decay joins the gradient",
                 lambda i=i: rewritten(  # type: ignore[misc]
                     program,
-                    {i: lambda b, x, new: b.op("add", x, b.op("mul", b.hyper("weight_decay"), b.given("param", TENSOR)))},
+                    {
+                        i: lambda b, x, new: b.op(
+                            "add", x, b.op("mul", b.hyper("weight_decay"), b.given("param", TENSOR))
+                        )
+                    },
                 ),
                 extra,
             )
@@ -386,7 +397,11 @@ def _around(program: Program) -> Iterator[Edit]:
     yield Edit(
         "schedule",
         "the learning rate decays as 1 / (1 + d·step)",
-        lr(lambda b, x: b.op("div", x, b.op("add", b.const(1.0), b.op("mul", b.hyper("rate_decay"), step(b))))),
+        lr(
+            lambda b, x: b.op(
+                "div", x, b.op("add", b.const(1.0), b.op("mul", b.hyper("rate_decay"), step(b)))
+            )
+        ),
         (rate,),
     )
     yield Edit(
@@ -470,7 +485,11 @@ def _one_node(program: Program) -> Iterator[Edit]:
                         lambda i=i, a=a: rewritten(program, {i: lambda b, x, new: new[a]}),  # type: ignore[misc]
                     )
         if node.op in swaps:
-            words = "the absolute value in place of the root" if node.op == "sqrt" else f"{swaps[node.op]} in place of {node.op}"
+            words = (
+                "the absolute value in place of the root"
+                if node.op == "sqrt"
+                else f"{swaps[node.op]} in place of {node.op}"
+            )
             yield Edit(
                 "operator",
                 f"{words} in {_where(program, i)}",

@@ -227,7 +227,12 @@ def guesses(h: Hypothesis, seen: Seen, count: int = 24, seed: int = 0) -> Hypoth
             points[:, k] = _LOGIT.to(rng.choice(choices, count))
         elif p.name.startswith("eps"):
             points[:, k] = _LOG.to(rng.choice([1e-8, 1e-4, 1e-2, h.values[p.name]], count))
-    points[0] = [float(_scale(p).to(h.values[p.name])) for p in free]
+    own = [float(_scale(p).to(h.values[p.name])) for p in free]
+    points[:5] = own
+    for row, beta in enumerate((0.5, 0.9, 0.98, 0.999), 1):
+        # One that a fit has driven to its end has no slope there.
+        last = [k for k, p in enumerate(free) if p.name.startswith("beta")][-1:]
+        points[row, last] = _LOGIT.to(beta)
     settings, first = _settings(h, free, points)
     try:
         r = _residual(_updates(h, seen, settings, first), seen)
@@ -276,9 +281,7 @@ def fit(
         weight = np.diag(normal) + 1e-30
         scale = 1 / np.sqrt(weight)
         scaled, pull = normal * scale[:, None] * scale, slope * scale
-        moves = np.stack(
-            [scale * np.linalg.solve(scaled + d * np.eye(n), pull) for d in _DAMPING + 1e-14]
-        )
+        moves = np.stack([scale * np.linalg.solve(scaled + d * np.eye(n), pull) for d in _DAMPING + 1e-14])
         tries = point - np.clip(moves, -3.0, 3.0)
         settings, first = _settings(h, free, tries)
         rs = _measure(_updates(h, seen, settings, first), seen).reshape(len(tries), -1)

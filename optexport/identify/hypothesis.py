@@ -132,7 +132,9 @@ def simulate(
                 state |= new
             held = {}
             if slots:
-                held = {n: v for u, s in zip(units, states, strict=True) for n, v in u.slots_of(s, count).items()}
+                held = {
+                    n: v for u, s in zip(units, states, strict=True) for n, v in u.slots_of(s, count).items()
+                }
             yield after, held
             before = (
                 after if seen is None else {n: np.asarray(v, np.float64)[None] for n, v in seen[t].items()}

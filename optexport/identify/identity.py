@@ -91,7 +91,10 @@ def identify(
             made,
             steady_search,
             held,
-            [*notes, "while its learning rate stays what it is; when that changes it is no rule of the catalogue"],
+            [
+                *notes,
+                "while its learning rate stays what it is; when that changes it is no rule of the catalogue",
+            ],
             began,
         )
     if not best:
@@ -154,7 +157,9 @@ def _seen_in(
             if not np.isfinite(a[name]).all():
                 raise _NotFinite(f"{made.name}: gives NaN or infinity at step {t}, on finite gradients")
     if all(np.array_equal(runs[0][-1][0][n], steady.params[n]) for n in steady.params):
-        raise _final(f"{made.name}: does not change the parameters in {_STEPS} steps; is its learning rate 0?")
+        raise _final(
+            f"{made.name}: does not change the parameters in {_STEPS} steps; is its learning rate 0?"
+        )
     notes: list[str] = []
     rated = probe(shapes, _STEPS, zeros=zeros)
     after = trace(made, rated.params, rated.grads, rated.rates, dtype)
@@ -201,7 +206,9 @@ def _names(h: Hypothesis) -> tuple[str, tuple[str, ...]]:
         known = {p.name: values.get(p.name, p.neutral) for p in rule.hyperparameters}
         if rule.digest_at({k: v for k, v in known.items() if v is not None}) == wanted:
             zero = [k for k, v in known.items() if k not in values and v is not None]
-            same.append(entry.name + (f" with {', '.join(f'{k} {known[k]:g}' for k in zero)}" if zero else ""))
+            same.append(
+                entry.name + (f" with {', '.join(f'{k} {known[k]:g}' for k in zero)}" if zero else "")
+            )
     return name, tuple(same)
 
 
@@ -249,7 +256,9 @@ def _nearest(
         differs: dict[str, Any] = {
             "kind": edit.kind,
             "change": edit.words,
-            "equations": changed_equations(near.members(shapes)[0].program, changed.members(shapes)[0].program),
+            "equations": changed_equations(
+                near.members(shapes)[0].program, changed.members(shapes)[0].program
+            ),
         }
         if edit.extra:
             differs["values"] = {p.name: changed.values[p.name] for p in edit.extra}

@@ -40,9 +40,7 @@ class Probe:
 
     def first(self, steps: int) -> Probe:
         """The same, cut off after ``steps``."""
-        return replace(
-            self, grads=self.grads[:steps], rates=self.rates[:steps], noise=self.noise[:steps]
-        )
+        return replace(self, grads=self.grads[:steps], rates=self.rates[:steps], noise=self.noise[:steps])
 
 
 def probe(

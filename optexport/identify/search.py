@@ -23,6 +23,7 @@ from ..ir.analysis import dead_slots
 from ..ir.canonical import sweep
 from ..parity.bounds import rounding_bound, unit_roundoff
 from ..parity.compare import Mismatch, relative_error
+from ..rules import CATALOGUE
 from ..rules.base import OptionValue
 from . import candidates
 from .edits import Edit, edits
@@ -90,7 +91,9 @@ class Search:
     def late(self) -> bool:
         return time.process_time() > self.deadline
 
-    def fitted(self, h: Hypothesis, seen: Seen | None = None, iterations: int = 12) -> tuple[float, Hypothesis] | None:
+    def fitted(
+        self, h: Hypothesis, seen: Seen | None = None, iterations: int = 12
+    ) -> tuple[float, Hypothesis] | None:
         """(digits unexplained, ``h`` with fitted values), None where the rule does not apply."""
         self.tried += 1
         try:
@@ -108,6 +111,12 @@ class Search:
             return score, made
         except (OptexportError, ValueError, KeyError, np.linalg.LinAlgError):
             return None
+
+    def settled_soon(self, h: Hypothesis) -> Hypothesis | None:
+        """As `settled`, for values that a part of the probe gave: only where the rest does not speak against
+        them."""
+        made = self.fitted(h, None, 4)
+        return self.settled(made[1]) if made is not None and made[0] < 8 * _PROMISING else None
 
     def settled(self, h: Hypothesis) -> Hypothesis | None:
         """``h`` with values at which it holds, None where there are none."""
@@ -191,7 +200,9 @@ class Search:
 
     # --- the search ---------------------------------------------------------------------------------
 
-    def run(self, hint: Hypothesis | None, family: str | None = None) -> tuple[Hypothesis | None, list[tuple[float, Hypothesis]]]:
+    def run(
+        self, hint: Hypothesis | None, family: str | None = None
+    ) -> tuple[Hypothesis | None, list[tuple[float, Hypothesis]]]:
         """(what it is or None, the suppositions that explain most with the digits they leave)."""
         best: list[tuple[float, Hypothesis]] = []
         if hint is not None:
@@ -268,7 +279,7 @@ class Search:
                 made = self.fitted(other, short, 6)
                 if made is None:
                     continue
-                if made[0] < 4 * _PROMISING and (found := self.settled(made[1])) is not None:
+                if made[0] < 4 * _PROMISING and (found := self.settled_soon(made[1])) is not None:
                     return found, best
                 best.append(made)
                 if made[0] < left - 0.05:  # what explains no more leads nowhere
@@ -308,42 +319,74 @@ def explained_by_edit(
 ) -> tuple[Edit | None, Hypothesis, Hypothesis] | None:
     """(the change, the nearest rule at the values found, the changed one) that holds; None where none does.
     The change is None where a rule holds without one."""
-    short = search.seen.first(8)
     for score, h in best[:6]:
         if score < 4 * _PROMISING and (held := search.settled(h)) is not None:
             return None, held, held
-    usual = ("left out", "operator", "constant")
     bases = [(h, p) for h in _bases(search.screened, best) if (p := _one_program(h, search.seen)) is not None]
-    for rare in (False, True):
-        tried: list[tuple[float, int, Edit, Hypothesis, Hypothesis]] = []
-        for h, program in bases:
-            for edit in edits(program):
-                if time.process_time() > deadline:
-                    break
-                if (edit.kind in usual) != rare or (other := _edited(h, edit, program)) is None:
-                    continue
-                if edit.kind == "float32":
-                    # Rounding has no slope to follow: the values must be those that a person gave.
-                    other = other.at({k: _decimal(v, 1e-5) for k, v in other.values.items()})
-                    if search.holds(other):
-                        return edit, _without(h, other), other
-                    continue
-                try:
-                    made = search.fitted(guesses(other, short), short, 5)
-                except (OptexportError, ValueError):
-                    continue
-                if made is None:
-                    continue
-                if made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
-                    return edit, _without(h, held), held
-                tried.append((made[0], len(tried), edit, h, made[1]))
-        for _, _, edit, h, other in sorted(tried, key=lambda row: row[:2])[:8]:
+    parts = [bases[i : i + _TOGETHER] for i in range(0, len(bases), _TOGETHER)]
+    # What people change often, on one more handful of rules each time; then what they change seldom.
+    for turn in range(len(parts) + 1):
+        for rare, at in ((False, turn), (True, turn - 1)):
+            if 0 <= at < len(parts):
+                found = _explained(search, parts[at], rare, deadline)
+                if found is not None:
+                    return found
+    return None
+
+
+# Rules to which changes are tried before the best of them are fitted to the end.
+_TOGETHER = 3
+_RARE = ("left out", "operator", "constant")
+
+
+def _explained(
+    search: Search, bases: list[tuple[Hypothesis, Program]], rare: bool, deadline: float
+) -> tuple[Edit | None, Hypothesis, Hypothesis] | None:
+    short = search.seen.first(8)
+    tried: list[tuple[float, int, Edit, Hypothesis, Hypothesis]] = []
+    for h, program in bases:
+        # Where the rule explains the first steps as it is, only the later ones can show what is changed.
+        data = search.seen if misfit(h, short) < 4 * _PROMISING else short
+        without = misfit(h, data)
+        for edit in edits(program):
             if time.process_time() > deadline:
                 break
-            made = search.fitted(other, None, 30)
-            if made is not None and made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
-                return edit, _without(h, held), held
+            if (edit.kind in _RARE) != rare or (other := _edited(h, edit, program)) is None:
+                continue
+            if edit.kind == "float32":
+                # Rounding has no slope to follow: the values must be those that a person gave.
+                other = other.at({k: _decimal(v, 1e-5) for k, v in other.values.items()})
+                if search.holds(other):
+                    return _told_apart(search, edit, h, other)
+                continue
+            try:
+                made = search.fitted(guesses(other, data, 12), data, 4)
+            except (OptexportError, ValueError):
+                continue
+            if made is None:
+                continue
+            if made[0] < 4 * _PROMISING and (held := search.settled_soon(made[1])) is not None:
+                return _told_apart(search, edit, h, held)
+            if made[0] < without - 0.1:
+                tried.append((made[0] - without, len(tried), edit, h, made[1]))
+    for gain, _, edit, h, other in sorted(tried, key=lambda row: row[:2])[:8]:
+        if time.process_time() > deadline:
+            break
+        made = search.fitted(other, None, 12)
+        if made is not None and made[0] > 4 * _PROMISING and gain < -0.5:
+            made = search.fitted(made[1], None, 60)
+        if made is not None and made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
+            return _told_apart(search, edit, h, held)
     return None
+
+
+def _told_apart(
+    search: Search, edit: Edit, h: Hypothesis, held: Hypothesis
+) -> tuple[Edit | None, Hypothesis, Hypothesis]:
+    """The change, unless the rule holds without it at the values found."""
+    near = _without(h, held)
+    plain = search.settled(near)
+    return (edit, near, held) if plain is None else (None, plain, plain)
 
 
 def _one_program(h: Hypothesis, seen: Seen) -> Program | None:
@@ -368,22 +411,34 @@ def _edited(h: Hypothesis, edit: Edit, program: Program) -> Hypothesis | None:
     )
 
 
-def _bases(screened: list[tuple[float, Hypothesis]], best: list[tuple[float, Hypothesis]]) -> list[Hypothesis]:
+def _bases(
+    screened: list[tuple[float, Hypothesis]], best: list[tuple[float, Hypothesis]]
+) -> list[Hypothesis]:
     """Rules to change: the best of the catalogue as it stands, one a family, then others that explain much."""
-    found: list[Hypothesis] = []
-    for rows, each, most in ((best, 2, 3), (screened, 2, 8)):
-        families: dict[str, int] = {}
-        for _, h in sorted(rows, key=lambda row: _rank(row) + 0.3 * len(row[1].rule.slots)):
-            plain = all(
-                h.options[o] in ("none", False, "float64")
-                for o in candidates.SHARED
-                if o not in ("maximize", "clip")
+    entries = [(e.family_name, e.family.check_options(e.options)) for e in CATALOGUE.values()]
+    found: list[tuple[float, Hypothesis]] = []
+    for row in sorted([*screened, *best], key=lambda row: row[0]):
+        h = row[1]
+        plain = all(
+            h.options[o] in ("none", False, "float64")
+            for o in candidates.SHARED
+            if o not in ("maximize", "clip")
+        )
+        if (
+            plain
+            and not h.first
+            and not any(h.family == f.family and h.options == f.options for _, f in found)
+        ):
+            # A rule that has a name is more likely the one that somebody had in mind.
+            named = any(
+                h.family == f and {**o, "maximize": h.options["maximize"]} == h.options for f, o in entries
             )
-            families[h.family] = families.get(h.family, 0) + plain
-            known = any(h.family == f.family and h.options == f.options for f in found)
-            if plain and not h.first and not known and families[h.family] <= each and len(found) < most:
-                found.append(h)
-    return found
+            numbers = len(h.hyperparameters) + len(h.rule.slots)
+            found.append((row[0] + 0.1 * numbers + (0.0 if named else 1.0), h))
+    found.sort(key=lambda row: row[0])
+    turns = [[f.family for _, f in found[:i]].count(h.family) for i, (_, h) in enumerate(found)]
+    order = sorted(range(len(found)), key=lambda i: turns[i] // 3)
+    return [found[i][1] for i in order if turns[i] < 6][:20]
 
 
 def _seen_in_param(before: Program, after: Program) -> bool:
@@ -456,7 +511,10 @@ def _decimal(value: float, near: float) -> float:
     if not math.isfinite(value) or value == 0:
         return value
     for digits in range(1, 9):
-        for other in (float(f"{value:.{digits - 1}e}"), float(f"{1 - float(f'{1 - value:.{digits - 1}e}'):.12g}")):
+        for other in (
+            float(f"{value:.{digits - 1}e}"),
+            float(f"{1 - float(f'{1 - value:.{digits - 1}e}'):.12g}"),
+        ):
             if abs(other - value) <= near * min(abs(value), abs(1 - value) if 0.5 < value < 1 else math.inf):
                 return other
     return value
@@ -472,7 +530,10 @@ def _rounder(value: float, neutral: float | None) -> Iterable[tuple[float, str]]
         yield neutral, ""
     seen: list[float] = []
     for digits in range(1, 9):
-        for other in (float(f"{value:.{digits - 1}e}"), 1 - float(f"{1 - value:.{digits - 1}e}") if 0.5 < value < 1 else None):
+        for other in (
+            float(f"{value:.{digits - 1}e}"),
+            1 - float(f"{1 - value:.{digits - 1}e}") if 0.5 < value < 1 else None,
+        ):
             if other is None or other in seen:
                 continue
             other = float(f"{other:.12g}")

@@ -130,7 +130,9 @@ def _line(node: Node) -> str:
     if isinstance(node.attr, Input):
         text = f"x[{node.attr.key!r}]"
     elif node.op == "const":
-        text = f"np.float64({float(node.attr)!r})" if np.isfinite(float(node.attr)) else f"float('{node.attr}')"  # type: ignore[arg-type]
+        text = (
+            f"np.float64({float(node.attr)!r})" if np.isfinite(float(node.attr)) else f"float('{node.attr}')"
+        )  # type: ignore[arg-type]
     elif node.op == "cast":
         text = f"v{node.args[0]}"
     elif node.op == "pow" and not node.type.is_tensor:

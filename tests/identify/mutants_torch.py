@@ -107,7 +107,7 @@ MUTANTS: list[tuple[str, str | None, Any]] = [
     ("eps inside", None, {"eps_root": True}),
     ("eps squared inside", None, {"eps_root": True}),
     ("eps hat", None, {"eps": "hat"}),
-    ("eps under the raw root", "eps", "uncorrected"),
+    ("eps under the raw root", None, {"eps": "hat", "eps_root": True}),
     ("eps in the slot", "eps", "at every update"),
     ("larger of eps", "eps", "larger"),
     ("no root", "left out", "in place of its root"),
@@ -130,7 +130,8 @@ MUTANTS: list[tuple[str, str | None, Any]] = [
     ("l2 in the mean square alone", "decay", "alone|raw gradient"),
     ("decay last", None, {"decay": "decoupled_last"}),
     ("decay once more by lr", "decay", "once more"),
-    ("decay not scaled", None, {"decay": "independent"}),
+    # w(1 − λ) − u is (w − u/(1 − λ))(1 − λ).
+    ("decay not scaled", None, {"post_decay": True}),
     ("decay grows", None, {"decay": "decoupled"}),
     ("rate over t", "schedule", "√t"),
     ("clipped update", "clip", "clipped"),

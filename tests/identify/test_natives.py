@@ -32,6 +32,7 @@ def rows() -> list[Row]:
         r
         for r in table()
         if r.optimizer.partition(":")[0] in MODULES
+        and "param_idx2name" not in r.arguments  # names that the probe's parameters do not have
         and not r.optimizer.endswith(("_update", ":chain"))
         and importlib.util.find_spec(r.optimizer.partition(":")[0]) is not None
     ]
