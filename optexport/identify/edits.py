@@ -189,7 +189,6 @@ _WD = Hyper("weight_decay", 0.0, -INF, INF, "weight decay", 0.0)
 def _decay(program: Program) -> Iterator[Edit]:
     """Decay where the rule has none, and decay that reaches one reader of the gradient alone."""
     names = {n.name for n in program.inputs("hyper")}
-    end = program.outputs["param"]
     if "weight_decay" not in names:
         extra = (_WD,)
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import HyperparameterError
-from ..parity.bounds import unit_roundoff
 from ..ir.analysis import Reach, reach
+from ..parity.bounds import unit_roundoff
 from ..rules import Hyper
 from .hypothesis import Hypothesis, Member, simulate
 from .probes import Probe
@@ -179,7 +179,8 @@ def _residual(made: Array, seen: Seen) -> Array:
     delta = _DELTA[seen.dtype]
     with np.errstate(all="ignore"):
         r = (made - seen.updates) / (np.abs(made) + np.abs(seen.updates) + seen.noise / delta)
-    return np.nan_to_num(r, nan=1.0, posinf=1.0, neginf=-1.0)
+    out: Array = np.nan_to_num(r, nan=1.0, posinf=1.0, neginf=-1.0)
+    return out
 
 
 def _fine(made: Array, seen: Seen) -> Array:
@@ -187,7 +188,8 @@ def _fine(made: Array, seen: Seen) -> Array:
     with np.errstate(all="ignore"):
         r = (made - seen.updates) / (seen.noise + 4 * unit_roundoff(seen.dtype) * np.abs(seen.updates))
         r = r / np.sqrt(1 + np.square(r / 1e4))
-    return np.nan_to_num(r, nan=1e4, posinf=1e4, neginf=-1e4)
+    out: Array = np.nan_to_num(r, nan=1e4, posinf=1e4, neginf=-1e4)
+    return out
 
 
 def _unexplained(made: Array, seen: Seen) -> Array:
@@ -233,6 +235,9 @@ def guesses(h: Hypothesis, seen: Seen, count: int = 24, seed: int = 0) -> Hypoth
         # One that a fit has driven to its end has no slope there.
         last = [k for k, p in enumerate(free) if p.name.startswith("beta")][-1:]
         points[row, last] = _LOGIT.to(beta)
+    decays = [k for k, p in enumerate(free) if p.name == "weight_decay"]
+    points[5:7] = own
+    points[5, decays], points[6, decays] = _LINEAR.to(0.01), _LINEAR.to(0.1)
     settings, first = _settings(h, free, points)
     try:
         r = _residual(_updates(h, seen, settings, first), seen)

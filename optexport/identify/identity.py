@@ -119,7 +119,7 @@ def _examined(made: Subject) -> tuple[Seen, Seen, list[str]]:
             try:
                 try:
                     return _seen_in(made, shapes, dtype)
-                except _NotFinite as e:
+                except _NotFiniteError as e:
                     seen, fresh, notes = _seen_in(made, shapes, dtype, zeros=False)
                     return seen, fresh, [*notes, e.causes[0] + "; examined on gradients without zeros"]
             except SubjectError as e:
@@ -130,7 +130,7 @@ def _examined(made: Subject) -> tuple[Seen, Seen, list[str]]:
     raise first
 
 
-class _NotFinite(SubjectError):
+class _NotFiniteError(SubjectError):
     """NaN or infinity on finite gradients."""
 
     final = True
@@ -155,7 +155,7 @@ def _seen_in(
                     "give it a fixed seed, or no noise"
                 )
             if not np.isfinite(a[name]).all():
-                raise _NotFinite(f"{made.name}: gives NaN or infinity at step {t}, on finite gradients")
+                raise _NotFiniteError(f"{made.name}: gives NaN or infinity at step {t}, on finite gradients")
     if all(np.array_equal(runs[0][-1][0][n], steady.params[n]) for n in steady.params):
         raise _final(
             f"{made.name}: does not change the parameters in {_STEPS} steps; is its learning rate 0?"
@@ -226,7 +226,7 @@ def _matched(made: Subject, search: Search, h: Hypothesis, notes: list[str], beg
         None,
         int(h.first),
         same,
-        tuple([*notes, *more]),
+        (*notes, *more),
         search.seen.dtype,
         h.family,
         time.process_time() - began,
@@ -306,7 +306,7 @@ def _first_slot(h: Hypothesis, seen: Seen, until: int) -> str | None:
     errors: dict[str, float] = {}
     for role in held[0][name]:
         wanted = [s[name][role][0] for s in held]
-        places = [p for p in seen.slots[0].get(name, {})]
+        places = list(seen.slots[0].get(name, {}))
         near = [
             max(
                 relative_error(seen.slots[t].get(name, {}).get(p, np.nan), wanted[t])

@@ -95,7 +95,8 @@ def _single(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _scales(shape: tuple[int, ...]) -> np.ndarray:
     size = int(np.prod(shape))
     scales = np.array([1.0, 1e-2, 1e-4, 1e-6, 1e-8, 30.0])
-    return scales[np.arange(size) * len(scales) // max(size, 1)].reshape(shape)
+    out: np.ndarray = scales[np.arange(size) * len(scales) // max(size, 1)].reshape(shape)
+    return out
 
 
 def _patterns(shape: tuple[int, ...], steps: int, rng: np.random.Generator) -> list[np.ndarray]:

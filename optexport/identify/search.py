@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -346,7 +346,7 @@ def _explained(
     tried: list[tuple[float, int, Edit, Hypothesis, Hypothesis]] = []
     for h, program in bases:
         # Where the rule explains the first steps as it is, only the later ones can show what is changed.
-        data = search.seen if misfit(h, short) < 4 * _PROMISING else short
+        data = search.seen if misfit(h, short) < 20 * _PROMISING else short
         without = misfit(h, data)
         for edit in edits(program):
             if time.process_time() > deadline:
@@ -434,7 +434,7 @@ def _bases(
                 h.family == f and {**o, "maximize": h.options["maximize"]} == h.options for f, o in entries
             )
             numbers = len(h.hyperparameters) + len(h.rule.slots)
-            found.append((row[0] + 0.1 * numbers + (0.0 if named else 1.0), h))
+            found.append((row[0] + 0.1 * numbers + (0.0 if named else 3.0), h))
     found.sort(key=lambda row: row[0])
     turns = [[f.family for _, f in found[:i]].count(h.family) for i, (_, h) in enumerate(found)]
     order = sorted(range(len(found)), key=lambda i: turns[i] // 3)
@@ -500,9 +500,9 @@ def tidied(h: Hypothesis, search: Search) -> tuple[Hypothesis, list[str]]:
             break
     if h.edit is None and search.seen.dtype == "float64" and not _round(h) and not notes:
         # The same run told by another option may have the numbers that a person gave.
-        other = search.beside(h)
-        if other is not None and _round(other):
-            return other, notes
+        beside = search.beside(h)
+        if beside is not None and _round(beside):
+            return beside, notes
     return h, notes
 
 

@@ -130,9 +130,8 @@ def _line(node: Node) -> str:
     if isinstance(node.attr, Input):
         text = f"x[{node.attr.key!r}]"
     elif node.op == "const":
-        text = (
-            f"np.float64({float(node.attr)!r})" if np.isfinite(float(node.attr)) else f"float('{node.attr}')"
-        )  # type: ignore[arg-type]
+        number = float(str(node.attr))
+        text = f"np.float64({number!r})" if np.isfinite(number) else f"float('{number}')"
     elif node.op == "cast":
         text = f"v{node.args[0]}"
     elif node.op == "pow" and not node.type.is_tensor:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
 from optexport.cli import main
 from optexport.errors import UnknownNameError
 from optexport.identify import identify
 from optexport.parity.subjects import SubjectError
+
+torch = pytest.importorskip("torch")
 
 
 class Base(torch.optim.Optimizer):  # type: ignore[misc, name-defined]
@@ -115,7 +115,7 @@ def test_fold_of_the_rate_is_told_by_changing_it() -> None:
 def test_no_such_thing() -> None:
     with pytest.raises(UnknownNameError, match=r"torch\.optim:Adm: torch\.optim has no 'Adm'"):
         identify("torch.optim:Adm")
-    with pytest.raises(UnknownNameError, match="expected MODULE:CLASS, as in torch.optim:Adam"):
+    with pytest.raises(UnknownNameError, match=r"expected MODULE:CLASS, as in torch\.optim:Adam"):
         identify("adam")
 
 
