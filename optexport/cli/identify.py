@@ -15,13 +15,11 @@ __all__ = ["command"]
 
 @click.command("identify")
 @click.argument("optimizer", metavar="MODULE:CLASS|GRAPH.onnx")
-@click.option("--args", "arguments", metavar="JSON", help='Arguments of the class, as in \'{"lr": 0.01}\'.')
+@click.option("--args", "arguments", metavar="JSON", help="Arguments of the class, as in '{\"lr\": 0.01}'.")
 @click.option("--seconds", default=8.0, show_default=True, help="After which no new supposition is tried.")
 @click.option("--no-hints", is_flag=True, help="Do not try first what the optimizer's name suggests.")
 @json_option
-def command(
-    optimizer: str, arguments: str | None, seconds: float, no_hints: bool, as_json: bool
-) -> int:
+def command(optimizer: str, arguments: str | None, seconds: float, no_hints: bool, as_json: bool) -> int:
     """Which rule of the catalogue an optimizer is: a class, a function that makes one, or an ONNX update graph.
 
     OPTIMIZER is imported and run: give one that you trust. It is a class of torch.optim, keras.optimizers or
@@ -45,7 +43,9 @@ def _arguments(text: str | None) -> dict[str, Any]:
     try:
         given = json.loads(text)
     except ValueError as e:
-        raise click.UsageError(f'--args: expected a JSON object, as in {{"lr": 0.01}}, found {text!r} ({e})') from None
+        raise click.UsageError(
+            f'--args: expected a JSON object, as in {{"lr": 0.01}}, found {text!r} ({e})'
+        ) from None
     if not isinstance(given, dict):
         raise click.UsageError(f'--args: expected a JSON object, as in {{"lr": 0.01}}, found {text!r}')
     return given

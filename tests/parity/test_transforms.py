@@ -17,9 +17,9 @@ from optexport.ir import Reach, reach
 from optexport.parity import compare_runs, problem, referee
 from optexport.parity.mutants import mutants
 from optexport.parity.problems import Problem
+from optexport.parity.record import BOTH, F32
 from optexport.specs import Spec
 from tests.parity.backends import require_backend, require_native
-from optexport.parity.record import BOTH, F32
 from tests.parity.test_emitted import BACKENDS
 
 Arrays = dict[str, np.ndarray]

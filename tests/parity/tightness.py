@@ -28,7 +28,9 @@ def looseness(report: dict[str, Any]) -> dict[tuple[str, str, str], float]:
 
 
 def main() -> None:
-    results = [r for path in sys.argv[1:] for r in json.loads(Path(path).read_text(encoding="utf-8"))["results"]]
+    results = [
+        r for path in sys.argv[1:] for r in json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+    ]
     found = looseness({"results": results})
     for dtype in sorted({d for _, d, _ in found}):
         values = sorted(v for (_, d, _), v in found.items() if d == dtype)

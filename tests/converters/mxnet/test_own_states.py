@@ -99,7 +99,9 @@ def test_a_file_with_names_and_no_multipliers_decays_every_parameter(tmp_path: A
     p = problem(np.float32, 12, shapes=MATRICES)
     spec = ox.native("mxnet:sgd", learning_rate=0.1, momentum=0.9, wd=0.1)
     *_, state = referee(spec, p.params, p.grads[:BEFORE], [0.1] * BEFORE)
-    state = replace(state, slots={n: {s: a.astype(np.float32) for s, a in v.items()} for n, v in state.slots.items()})
+    state = replace(
+        state, slots={n: {s: a.astype(np.float32) for s, a in v.items()} for n, v in state.slots.items()}
+    )
     file = tmp_path / "sgd.states"
     ox.save(state, file, format="mxnet")
     weights = {n: v.astype(np.float32) for n, v in state.params.items()}

@@ -37,7 +37,9 @@ def tape_of(case, symbolic: bool):
     )  # fmt: skip
     info = helper.make_tensor_value_info("x", T.FLOAT, ["N" if symbolic else 3, *x.shape[1:]])
     held = [numpy_helper.from_array(w.astype(np.float32), "w")]
-    graph = helper.make_graph([node], "one", [info], [helper.make_tensor_value_info("y", T.FLOAT, None)], held)
+    graph = helper.make_graph(
+        [node], "one", [info], [helper.make_tensor_value_info("y", T.FLOAT, None)], held
+    )
     tape = Tape(18, {"x", "w", "y", "g"})
     simplify(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
