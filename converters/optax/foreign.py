@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import optax.contrib
 
 from optexport.parity.runs import Arrays
 from optexport.parity.subjects import Subject, hint_of
@@ -43,7 +44,7 @@ def adopt(made: Any, arguments: Mapping[str, Any], name: str) -> Subject | None:
             return None
     else:
         lr = None
-    hint = hint_of("optax", getattr(factory, "__name__", ""), arguments) if factory else None
+    hint = hint_of("optax", _name(factory), arguments) if factory else None
     steps: dict[tuple[float, str], Any] = {}
 
     def compiled(rate: float, dtype: str) -> Any:
@@ -63,6 +64,12 @@ def adopt(made: Any, arguments: Mapping[str, Any], name: str) -> Subject | None:
 
     rates = isinstance(lr, float | int) and not isinstance(lr, bool)
     return Subject(name, "optax", lambda params, dtype: _Run(made, compiled, rates, params, dtype), hint=hint)
+
+
+def _name(factory: Any) -> str:
+    """What Optax calls a function; some of its are partial ones, which have no name of their own."""
+    places = (*vars(optax).items(), *vars(optax.contrib).items())
+    return next((n for n, f in places if f is factory), getattr(factory, "__name__", ""))
 
 
 def _is_transformation(made: Any) -> bool:

@@ -15,10 +15,11 @@ from ..rules import CATALOGUE, name_of
 from ..rules.base import OptionValue
 from .candidates import claimed
 from .edits import changed_equations
+from .explain import explained_by_edit
 from .fit import Seen, observed
 from .hypothesis import Hypothesis, simulate
 from .probes import FREE, MATRICES, Probe, probe
-from .search import Search, departs, explained_by_edit, tidied
+from .search import Search, departs, tidied
 
 __all__ = ["Identity", "identify"]
 

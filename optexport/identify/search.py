@@ -18,20 +18,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptexportError
-from ..ir import Program
-from ..ir.analysis import dead_slots
-from ..ir.canonical import sweep
 from ..parity.bounds import rounding_bound, unit_roundoff
 from ..parity.compare import Mismatch, relative_error
-from ..rules import CATALOGUE
 from ..rules.base import OptionValue
 from . import candidates
-from .edits import Edit, edits
 from .fit import Seen, fit, guesses, misfit
 from .hypothesis import Hypothesis, simulate
 from .probes import same_elements
 
-__all__ = ["Search", "departs", "explained_by_edit", "tidied"]
+__all__ = ["PROMISING", "Search", "decimal", "departs", "tidied"]
 
 # Condition numbers of subtractions on these probes: n − a² of a centered rule, yᵀs of nearly orthogonal
 # vectors.
@@ -40,10 +35,10 @@ _CENTERED, _ORTHOGONAL = 16.0, 32.0
 # several of 1 − β. Any change of meaning is far larger.
 _ORDER = {"float64": 16.0, "float32": 2.0}
 # Frameworks take sums, means and norms of float64 tensors in float32 here and there (`keras.ops`, Optax'
-# Adafactor); what such a number goes into is off by a few of float32's units.
+# Adafactor, its 1 − t⁻ᶜ too); what such a number goes into is off by a few of float32's units.
 _REDUCED = 2.0**-20
 # Digits left unexplained at which a supposition is worth the test on a fresh probe.
-_PROMISING = 0.3
+PROMISING = 0.3
 
 
 def departs(h: Hypothesis, seen: Seen, floor: float = 0.0) -> Mismatch | None:
@@ -54,8 +49,8 @@ def departs(h: Hypothesis, seen: Seen, floor: float = 0.0) -> Mismatch | None:
     settings = {p.name: np.array([float(h.values[p.name])]) for p in h.hyperparameters}
     settings.setdefault("lr", np.zeros(1))
     amplification = _CENTERED if h.options.get("centered") else _ORTHOGONAL if h.family == "lbfgs" else 1.0
-    amplification = max(amplification, _ORDER[seen.dtype])
-    if not h.elementwise and h.family not in ("lbfgs",):
+    amplification *= _ORDER[seen.dtype]
+    if (not h.elementwise and h.family != "lbfgs") or h.family == "adafactor":
         floor = max(floor, _REDUCED)
     programs = {n: m.program for m in h.members(seen.probe.shapes) for n in m.params}
     for t, (now, _) in enumerate(simulate(h, seen.probe, settings, np.array([h.first])), 1):
@@ -116,14 +111,14 @@ class Search:
         """As `settled`, for values that a part of the probe gave: only where the rest does not speak against
         them."""
         made = self.fitted(h, None, 4)
-        return self.settled(made[1]) if made is not None and made[0] < 8 * _PROMISING else None
+        return self.settled(made[1]) if made is not None and made[0] < 8 * PROMISING else None
 
     def settled(self, h: Hypothesis) -> Hypothesis | None:
         """``h`` with values at which it holds, None where there are none."""
         if self.holds(h):
             return h
         made = self.fitted(h, iterations=30)
-        if made is None or made[0] > 8 * _PROMISING:
+        if made is None or made[0] > 8 * PROMISING:
             return None
         for first in (made[1], None):
             if first is None:
@@ -142,7 +137,7 @@ class Search:
         """``h`` at values as a person would write them, near its own: decimals; one of them in float32; one of
         them, which the black box hardly shows, 0 or a default, and the others fitted again."""
         near = 1e-5 if self.seen.dtype == "float64" else 5e-3
-        short = {p.name: _decimal(h.values[p.name], near) for p in h.hyperparameters}
+        short = {p.name: decimal(h.values[p.name], near) for p in h.hyperparameters}
         yield h.at(short)
         for name, value in short.items():
             narrow = float(np.float32(value))
@@ -158,13 +153,13 @@ class Search:
                 tried = h.at({**h.values, p.name: value})
                 rest = [q.name for q in h.hyperparameters if q is not p]
                 try:
-                    if misfit(tried, self.seen) > 4 * _PROMISING:
+                    if misfit(tried, self.seen) > 4 * PROMISING:
                         continue
                     tried = fit(tried, self.seen, 8, rest)
                 except (OptexportError, ValueError, np.linalg.LinAlgError):
                     continue
                 yield tried
-                yield tried.at({k: _decimal(v, near) for k, v in tried.values.items()})
+                yield tried.at({k: decimal(v, near) for k, v in tried.values.items()})
 
     # --- features that are plain to see -------------------------------------------------------------
 
@@ -227,7 +222,7 @@ class Search:
             made = self.fitted(guesses(h, short), short, 4)
             if made is None:
                 continue
-            if made[0] < _PROMISING and (found := self.settled(made[1])) is not None:
+            if made[0] < PROMISING and (found := self.settled(made[1])) is not None:
                 return found, best
             self.screened.append(made)
             heapq.heappush(queue, (_rank(made), next(order), made[1]))
@@ -240,7 +235,7 @@ class Search:
         short = self.seen.first(8)
         for other in candidates.neighbours(h, self.elementwise):
             made = self.fitted(other, short, 6)
-            if made is not None and made[0] < 4 * _PROMISING and (held := self.settled(made[1])) is not None:
+            if made is not None and made[0] < 4 * PROMISING and (held := self.settled(made[1])) is not None:
                 return held
         return None
 
@@ -279,7 +274,7 @@ class Search:
                 made = self.fitted(other, short, 6)
                 if made is None:
                     continue
-                if made[0] < 4 * _PROMISING and (found := self.settled_soon(made[1])) is not None:
+                if made[0] < 4 * PROMISING and (found := self.settled_soon(made[1])) is not None:
                     return found, best
                 best.append(made)
                 if made[0] < left - 0.05:  # what explains no more leads nowhere
@@ -309,151 +304,6 @@ def _rank(made: tuple[float, Hypothesis]) -> float:
 def _key(h: Hypothesis) -> Any:
     whole = tuple((p.name, h.values[p.name]) for p in h.hyperparameters if p.whole or h.values[p.name] == 0)
     return h.family, tuple(h.options.items()), h.first, whole
-
-
-# --- nothing of the catalogue --------------------------------------------------------------------------
-
-
-def explained_by_edit(
-    search: Search, best: list[tuple[float, Hypothesis]], deadline: float
-) -> tuple[Edit | None, Hypothesis, Hypothesis] | None:
-    """(the change, the nearest rule at the values found, the changed one) that holds; None where none does.
-    The change is None where a rule holds without one."""
-    for score, h in best[:6]:
-        if score < 4 * _PROMISING and (held := search.settled(h)) is not None:
-            return None, held, held
-    bases = [(h, p) for h in _bases(search.screened, best) if (p := _one_program(h, search.seen)) is not None]
-    parts = [bases[i : i + _TOGETHER] for i in range(0, len(bases), _TOGETHER)]
-    # What people change often, on one more handful of rules each time; then what they change seldom.
-    for turn in range(len(parts) + 1):
-        for rare, at in ((False, turn), (True, turn - 1)):
-            if 0 <= at < len(parts):
-                found = _explained(search, parts[at], rare, deadline)
-                if found is not None:
-                    return found
-    return None
-
-
-# Rules to which changes are tried before the best of them are fitted to the end.
-_TOGETHER = 3
-_RARE = ("left out", "operator", "constant")
-
-
-def _explained(
-    search: Search, bases: list[tuple[Hypothesis, Program]], rare: bool, deadline: float
-) -> tuple[Edit | None, Hypothesis, Hypothesis] | None:
-    short = search.seen.first(8)
-    tried: list[tuple[float, int, Edit, Hypothesis, Hypothesis]] = []
-    for h, program in bases:
-        # Where the rule explains the first steps as it is, only the later ones can show what is changed.
-        data = search.seen if misfit(h, short) < 20 * _PROMISING else short
-        without = misfit(h, data)
-        for edit in edits(program):
-            if time.process_time() > deadline:
-                break
-            if (edit.kind in _RARE) != rare or (other := _edited(h, edit, program)) is None:
-                continue
-            if edit.kind == "float32":
-                # Rounding has no slope to follow: the values must be those that a person gave.
-                other = other.at({k: _decimal(v, 1e-5) for k, v in other.values.items()})
-                if search.holds(other):
-                    return _told_apart(search, edit, h, other)
-                continue
-            try:
-                made = search.fitted(guesses(other, data, 12), data, 4)
-            except (OptexportError, ValueError):
-                continue
-            if made is None:
-                continue
-            if made[0] < 4 * _PROMISING and (held := search.settled_soon(made[1])) is not None:
-                return _told_apart(search, edit, h, held)
-            if made[0] < without - 0.1:
-                tried.append((made[0] - without, len(tried), edit, h, made[1]))
-    for gain, _, edit, h, other in sorted(tried, key=lambda row: row[:2])[:8]:
-        if time.process_time() > deadline:
-            break
-        made = search.fitted(other, None, 12)
-        if made is not None and made[0] > 4 * _PROMISING and gain < -0.5:
-            made = search.fitted(made[1], None, 60)
-        if made is not None and made[0] < 4 * _PROMISING and (held := search.settled(made[1])) is not None:
-            return _told_apart(search, edit, h, held)
-    return None
-
-
-def _told_apart(
-    search: Search, edit: Edit, h: Hypothesis, held: Hypothesis
-) -> tuple[Edit | None, Hypothesis, Hypothesis]:
-    """The change, unless the rule holds without it at the values found."""
-    near = _without(h, held)
-    plain = search.settled(near)
-    return (edit, near, held) if plain is None else (None, plain, plain)
-
-
-def _one_program(h: Hypothesis, seen: Seen) -> Program | None:
-    """The program of a rule that is the same for every parameter, else None."""
-    members = h.members(seen.probe.shapes)
-    return members[0].program if all(m.program == members[0].program for m in members) else None
-
-
-def _edited(h: Hypothesis, edit: Edit, program: Program) -> Hypothesis | None:
-    """``h`` with the change, None where it changes nothing that can be seen."""
-    try:
-        changed = edit.apply()
-    except (OptexportError, ValueError, KeyError):
-        return None
-    if changed == program or not _seen_in_param(program, changed):
-        return None
-    return replace(
-        h,
-        edit=(edit.words, lambda _: changed),
-        extra=edit.extra,
-        values={**h.values, **{p.name: candidates.started(p) for p in edit.extra}},
-    )
-
-
-def _bases(
-    screened: list[tuple[float, Hypothesis]], best: list[tuple[float, Hypothesis]]
-) -> list[Hypothesis]:
-    """Rules to change: the best of the catalogue as it stands, one a family, then others that explain much."""
-    entries = [(e.family_name, e.family.check_options(e.options)) for e in CATALOGUE.values()]
-    found: list[tuple[float, Hypothesis]] = []
-    for row in sorted([*screened, *best], key=lambda row: row[0]):
-        h = row[1]
-        plain = all(
-            h.options[o] in ("none", False, "float64")
-            for o in candidates.SHARED
-            if o not in ("maximize", "clip")
-        )
-        if (
-            plain
-            and not h.first
-            and not any(h.family == f.family and h.options == f.options for _, f in found)
-        ):
-            # A rule that has a name is more likely the one that somebody had in mind.
-            named = any(
-                h.family == f and {**o, "maximize": h.options["maximize"]} == h.options for f, o in entries
-            )
-            numbers = len(h.hyperparameters) + len(h.rule.slots)
-            found.append((row[0] + 0.1 * numbers + (0.0 if named else 3.0), h))
-    found.sort(key=lambda row: row[0])
-    turns = [[f.family for _, f in found[:i]].count(h.family) for i, (_, h) in enumerate(found)]
-    order = sorted(range(len(found)), key=lambda i: turns[i] // 3)
-    return [found[i][1] for i in order if turns[i] < 6][:20]
-
-
-def _seen_in_param(before: Program, after: Program) -> bool:
-    """Whether a change can reach the parameter: one of a slot that nothing reads cannot."""
-
-    def alive(p: Program) -> Program:
-        dead = dead_slots(p)
-        return sweep(Program(p.nodes, {o: i for o, i in p.outputs.items() if o not in dead}))
-
-    return alive(before) != alive(after)
-
-
-def _without(h: Hypothesis, changed: Hypothesis) -> Hypothesis:
-    """``h`` at the values that were found for the changed one."""
-    return h.at({p.name: changed.values[p.name] for p in h.hyperparameters})
 
 
 # --- the same, told with fewer digits ------------------------------------------------------------------
@@ -506,7 +356,7 @@ def tidied(h: Hypothesis, search: Search) -> tuple[Hypothesis, list[str]]:
     return h, notes
 
 
-def _decimal(value: float, near: float) -> float:
+def decimal(value: float, near: float) -> float:
     """The shortest decimal within ``near`` of ``value``, as a share of it, or of its distance from 1."""
     if not math.isfinite(value) or value == 0:
         return value

@@ -11,8 +11,10 @@ import pytest
 import optexport as ox
 from optexport.dialects import find
 from optexport.identify import Identity, identify
+from optexport.ir.analysis import Reach, reach
 from optexport.parity import problem, referee, relative_error
 from optexport.parity.record import Row
+from optexport.parity.subjects import SubjectError
 from optexport.parity.table import table
 from optexport.rules import families
 from optexport.specs import Group, Spec
@@ -70,13 +72,24 @@ def same_run(found: Identity, row: Row, tolerance: float) -> None:
             assert error < tolerance, f"update {update}, {name}: {error}"
 
 
+@pytest.mark.filterwarnings("ignore:Specifying a key")
 @pytest.mark.parametrize("row", rows(), ids=lambda r: r.id)
 def test_native_is_recognised(row: Row) -> None:
     optimizer, arguments = made(row)
-    if ox.native(row.optimizer, **row.arguments).groups[-1].rule.program.inputs("noise"):
-        with pytest.raises(ox.errors.OptexportError, match="is not deterministic"):
-            identify(optimizer, arguments)
+    rule = ox.native(row.optimizer, **row.arguments).groups[-1].rule
+    if rule.program.inputs("noise"):
+        not_recognised(optimizer, arguments)
         return
     found = identify(optimizer, arguments)
     assert found.matches, f"nearest {found.nearest}: {found.differs}"
-    same_run(found, row, 1e-6 if found.dtype == "float64" else 2e-3)
+    # Norms of float64 tensors that a framework takes in float32 leave that much open.
+    reduced = reach(rule.program) is not Reach.ELEMENTWISE
+    same_run(found, row, 2e-3 if found.dtype == "float32" else 1e-5 if reduced else 1e-6)
+
+
+def not_recognised(optimizer: Any, arguments: dict[str, Any]) -> None:
+    """Noise cannot be chosen from outside: it is said to be there, or the rule is not claimed."""
+    try:
+        assert not identify(optimizer, arguments, seconds=0.1).matches
+    except SubjectError as e:
+        assert "is not deterministic" in str(e)
