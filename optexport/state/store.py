@@ -23,12 +23,13 @@ from .training import TrainingState
 __all__ = ["detect", "formats", "load", "read_model", "read_native", "save"]
 
 
-def detect(path: str) -> str:
+def detect(path: str | os.PathLike[str]) -> str:
     """The format of a file or folder, by its first bytes.
 
     Raises:
         CheckpointError: it does not exist, or no reader knows it.
     """
+    path = os.fspath(path)
     if not os.path.exists(path):
         # A prefix of several files, as TensorFlow calls a checkpoint, is known by its index.
         if not os.path.exists(f"{path}.index"):
@@ -46,11 +47,14 @@ def detect(path: str) -> str:
     )
 
 
-def read_native(path: str, fmt: str | None = None, optimizer_key: str | None = None) -> NativeState:
+def read_native(
+    path: str | os.PathLike[str], fmt: str | None = None, optimizer_key: str | None = None
+) -> NativeState:
     """The native state of a framework's file, nothing interpreted.
 
     optimizer_key: which optimizer of a file with several, as the error about them lists it.
     """
+    path = os.fspath(path)
     fmt = fmt or detect(path)
     if fmt == BUNDLE:
         raise CheckpointError(f"{path}: a bundle is no framework's own file; open it with load()")
@@ -66,12 +70,13 @@ def read_native(path: str, fmt: str | None = None, optimizer_key: str | None = N
     return reader(path, optimizer_key=optimizer_key)
 
 
-def read_model(path: str) -> Weights:
+def read_model(path: str | os.PathLike[str]) -> Weights:
     """Parameter values of a weights file of any format.
 
     Raises:
         CheckpointError: it is none.
     """
+    path = os.fspath(path)
     if is_index(path) and not bundle.sniff(path):
         return read_shards(path)
     fmt = detect(path)

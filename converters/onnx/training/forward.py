@@ -172,10 +172,12 @@ def _ratios(proto: onnx.ModelProto) -> set[str]:
 def _trained(proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Meant, where: str) -> list[str]:
     """Names of the tensors that train, in the file's order."""
     statistics = _statistics(proto) | _ratios(proto)
-    real = {i.name for i in proto.graph.initializer if i.data_type in _REAL} - statistics
-    for kind, patterns in (("train", meant.train or ()), ("freeze", meant.freeze)):
+    every = {i.name for i in proto.graph.initializer if i.data_type in _REAL}
+    real = every - statistics
+    # To freeze what does not train anyway changes nothing.
+    for kind, patterns, tensors in (("train", meant.train or (), real), ("freeze", meant.freeze, every)):
         for pattern in patterns:
-            if not any(fnmatchcase(n, pattern) for n in real):
+            if not any(fnmatchcase(n, pattern) for n in tensors):
                 raise ModelError(
                     f"{where}: {kind}: {pattern!r} expected a tensor of the model, found none; it has {_some(real)}"
                 )

@@ -34,17 +34,19 @@ class Browser:
         self._read, theirs_out = os.pipe()
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (theirs_in, theirs_out)]
 
-        def place() -> None:
-            os.dup2(high[0], 3)
-            os.dup2(high[1], 4)
-
+        # The shell puts them there: code run between fork and exec (preexec_fn) is unsafe beside JAX's threads.
+        place = f'exec "$@" 3<&{high[0]} 4>&{high[1]}'
         arguments = [
             program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}", "--window-size=900,1000",
         ]  # fmt: skip
         with open(folder / "chromium.log", "wb") as log:
             self._process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, preexec_fn=place, pass_fds=(3, 4), start_new_session=True
+                ["bash", "-c", place, "bash", *arguments],
+                stdout=log,
+                stderr=log,
+                pass_fds=high,
+                start_new_session=True,
             )
         for fd in (theirs_in, theirs_out, *high):
             os.close(fd)
