@@ -18,7 +18,16 @@ import numpy as np
 
 from optexport.errors import CheckpointError
 
-__all__ = ["WRAPPER", "first_scale", "is_scaled", "split_scaled", "unwrapped", "wrapped", "wrapped_variables"]
+__all__ = [
+    "WRAPPER",
+    "first_scale",
+    "is_scaled",
+    "split_arguments",
+    "split_scaled",
+    "unwrapped",
+    "wrapped",
+    "wrapped_variables",
+]
 
 WRAPPER = "LossScaleOptimizer"
 _SCALED = ("initial_scale", "dynamic_growth_steps")
@@ -28,6 +37,17 @@ _OWN = 4
 def is_scaled(arguments: Mapping[str, Any]) -> bool:
     """Whether the optimizer with these arguments is inside a LossScaleOptimizer."""
     return arguments.get("initial_scale") is not None
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The inner optimizer's own arguments, and those of the wrapper around it, none where there is no wrapper."""
+    inner = {k: v for k, v in arguments.items() if k not in _SCALED}
+    if not is_scaled(arguments):
+        return inner, {}
+    told = {k: arguments[k] for k in _SCALED if k in arguments}
+    if "dynamic_growth_steps" in told:
+        told["dynamic_growth_steps"] = int(told["dynamic_growth_steps"])
+    return inner, told
 
 
 def unwrapped(optimizer: Any, where: str) -> Any:
@@ -57,12 +77,10 @@ def unwrapped(optimizer: Any, where: str) -> Any:
 
 def wrapped(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """The other way: as Keras serializes it."""
-    config = {k: v for k, v in optimizer["config"].items() if k not in _SCALED}
+    config, told = split_arguments(optimizer["config"])
     inner = {**optimizer, "config": config}
-    if not is_scaled(optimizer["config"]):
+    if not told:
         return inner
-    told = {k: optimizer["config"][k] for k in _SCALED}
-    told["dynamic_growth_steps"] = int(told["dynamic_growth_steps"])
     outer = {"name": "loss_scale_optimizer", "inner_optimizer": inner, **told}
     return {"module": "keras.optimizers", "class_name": WRAPPER, "config": outer, "registered_name": None}
 

@@ -26,6 +26,7 @@ from optexport.schedules.inline import inline
 from optexport.specs import Spec
 from optexport.state.training import TrainingState
 
+from ._scaled import split_arguments
 from .emit import emit
 from .optimizers.common import KerasNative, rule_for, slots_of, variable_order
 
@@ -117,7 +118,7 @@ def native_snapshots(
         UnknownNameError: Keras has no such optimizer.
     """
     with _floats(dtype):
-        run = _Run(_class(optimizer)(**arguments), params, dtype)
+        run = _Run(_made(optimizer, arguments), params, dtype)
     return run.steps(grads, lrs, lambda: _native_slots(run, optimizer, arguments))
 
 
@@ -141,7 +142,7 @@ def native_resume(
     from keras.src.saving.saving_lib import H5IOStore
 
     with _floats(dtype):
-        run = _Run(_class(optimizer)(**arguments), params, dtype)
+        run = _Run(_made(optimizer, arguments), params, dtype)
         with closing(H5IOStore(os.fspath(path), mode="r")) as store:
             held = store.get("optimizer")
             if len(held.keys()) != len(run.optimizer.variables):
@@ -236,6 +237,13 @@ def _floats(dtype: str) -> Iterator[None]:
 def _numpy(variable: Any) -> np.ndarray[Any, Any]:
     """A variable or tensor as a copy of its own memory."""
     return np.array(keras.ops.convert_to_numpy(getattr(variable, "value", variable)))
+
+
+def _made(optimizer: str, arguments: Mapping[str, Any]) -> Any:
+    """The optimizer; in a ``LossScaleOptimizer`` where the arguments are of one around it."""
+    inner, scaling = split_arguments(arguments)
+    made = _class(optimizer)(**inner)
+    return keras.optimizers.LossScaleOptimizer(made, **scaling) if scaling else made
 
 
 def _class(optimizer: str) -> Any:

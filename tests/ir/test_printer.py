@@ -156,6 +156,8 @@ def known_values(program: Program, given: dict[str, Any]) -> dict[str, Any]:
     for i in program.inputs():
         name = i.name or i.role
         value = given[f"{i.role}:{name}" if i.name else name]
+        if i.role == "slot" and not np.ndim(value):
+            value = float(value)  # A slot is read as the number it is; NumPy 2 would go on in its dtype.
         if name == "step":
             out["t"] = float(value + 1)
         else:
