@@ -167,6 +167,14 @@ class _Run:
             for i, (n, v) in enumerate(params.items())
         }
         optimizer.build(list(self.variables.values()))
+        # JAX compiles a condition (whether enough gradients have been accumulated) anew at every eager call.
+        branches = getattr(optimizer, "gradient_accumulation_steps", None)
+        branches = branches or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        self._compiled: Any = None
+        if branches and keras.config.backend() == "jax":
+            import jax
+
+            self._compiled = jax.jit(optimizer.stateless_apply)
 
     def steps(
         self,
@@ -195,7 +203,16 @@ class _Run:
         with warnings.catch_warnings():
             # Keras warns when a variable has no gradient.
             warnings.filterwarnings("ignore", "Gradients do not exist")
-            self.optimizer.apply(given, list(self.variables.values()))
+            variables = list(self.variables.values())
+            if self._compiled is None:
+                self.optimizer.apply(given, variables)
+                return
+            # As `fit` calls it.
+            own = self.optimizer.variables
+            results = self._compiled([v.value for v in own], given, [v.value for v in variables])
+            for held, values in zip((variables, own), results, strict=True):
+                for variable, value in zip(held, values, strict=True):
+                    variable.assign(value)
 
 
 def _native_slots(

@@ -15,7 +15,8 @@ from tests.identify.mutants_torch import MUTANTS, Hand
 
 @pytest.mark.parametrize(("change", "kind", "wanted"), MUTANTS, ids=[m[0] for m in MUTANTS])
 def test_change_is_named(change: str, kind: str | None, wanted: Any) -> None:
-    found = identify(Hand, {"changes": change})
+    # The outcome must not depend on how fast the machine is; benchmarks/identify.py shows the times.
+    found = identify(Hand, {"changes": change}, seconds=120)
     # Its class is called by no name of an optimizer: the numbers alone were at hand.
     if kind is None:
         assert found.matches, found.differs

@@ -14,6 +14,7 @@ import pytest
 import optexport as ox
 from optexport.converters.keras.checkpoint import read, read_weights
 from optexport.errors import CheckpointError
+from optexport.parity import problem, referee, relative_error
 from tests.parity.backends import require_native
 
 h5py = pytest.importorskip("h5py", reason="needs h5py, which is not in this environment")
@@ -302,3 +303,17 @@ def test_a_wrapper_without_its_configuration_is_told_of(tmp_path, keras):
     assert group.rule.options["overflow"] == "dynamic"
     held = state.slots["w0"]
     assert (float(held["loss_scale"]), int(held["growth_tracker"]), int(held["updates"])) == (64.0, 3, 3)
+
+
+def test_the_optimizer_in_a_wrapper_is_run_with_it(keras):
+    """An overflow at the fifth update is skipped, and the scale halved."""
+    from optexport.converters.keras.run import native_snapshots
+
+    p = problem("float64", 12, seed=1, drop=1.0)
+    p.grads[4] = {n: np.where(g == g.max(), np.inf, g) for n, g in p.grads[4].items()}
+    given = {"learning_rate": 0.01, "initial_scale": 8.0, "dynamic_growth_steps": 3}
+    spec = ox.native("keras:Adam", **given)
+    runs = native_snapshots("keras:Adam", given, p.params, p.grads, p.lrs(0.01), "float64")
+    for (params, _), wanted in zip(runs, referee(spec, p.params, p.grads, p.lrs(0.01)), strict=True):
+        for name, value in wanted.params.items():
+            assert relative_error(params[name], value) < 1e-15
