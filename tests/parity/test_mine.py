@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 
 import optexport as ox
 from optexport.errors import HyperparameterError, UnknownNameError
+from optexport.identify import identify
 from optexport.ir.analysis import scalars
 from optexport.parity import mine
 from optexport.rules import CATALOGUE
@@ -115,6 +117,29 @@ def test_an_onnx_update_graph(tmp_path: Path) -> None:
 
     assert found.passed and found.shapes == {"w": (4, 3), "b": (3,)}, str(found)
     assert not wrong.passed
+
+
+@pytest.mark.parametrize("optimizer", ["torch:AdamW", "torch:NAdam"])
+def test_the_update_of_a_training_graph(optimizer: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not in this environment")
+    network = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18]>
+        net (float[N, 4] x) => (float[N, 3] y)
+            <float[4, 3] w1 = {0.1,-0.2,0.3,0.4,0.5,-0.6,0.7,0.8,0.9,0.1,0.2,-0.3}, float[3] w10 = {0.1,0.2,0.3}>
+        { h = MatMul (x, w1)  a = Tanh (h)  y = Mul (a, w10) }"""
+    )
+    graph = ox.training_graph(network, "mse", ox.native(optimizer, lr=0.01))
+    file = tmp_path / "training.onnx"
+    file.write_bytes(graph.SerializeToString())
+
+    found = ox.check(str(file), optimizer, arguments=RATE)
+    wrong = ox.check(str(file), "torch:Adamax", arguments=RATE)
+    named = identify(str(file), RATE)
+
+    assert found.passed and found.shapes == {"w1": (4, 3), "w10": (3,)}, str(found)
+    assert ("w10", "exp_avg") in found.paired and "exp_avg" not in found.unseen
+    assert not wrong.passed
+    assert named.family == ox.native(optimizer).groups[0].rule.family
 
 
 def _raises(param: Any, grad: Any, state: Any, step: int) -> Any:
