@@ -89,6 +89,7 @@ def build(
     compute: ``float16``: forward and backward in half precision where it does no harm, parameters, slots,
         running statistics and the loss in float32. Small gradients need a rule with loss scaling
         (``overflow="dynamic"``): the graph then multiplies the loss by the scale before the backward pass.
+        ``bfloat16``: the same, by rounding what float32 kernels compute.
     blocks: as for `emit`; a GPU wants False.
 
     Raises:

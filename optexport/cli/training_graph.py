@@ -63,7 +63,7 @@ FORMS = ("step", "training-info", "artifacts")
 )
 @click.option("--keep", multiple=True, metavar="NAME", help="Outputs of the model that the graph gives too.")
 @click.option(
-    "--compute", type=click.Choice(["float32", "float16"]), default="float32",
+    "--compute", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32",
     help="What forward and backward compute in; parameters and slots stay float32.",
 )  # fmt: skip
 @click.option(
@@ -105,7 +105,7 @@ def command(
     )  # fmt: skip
     if compute != "float32" and form != "step":
         raise click.UsageError(
-            "--compute: only the step graph (--form step) computes in float16; leave it out"
+            "--compute: only the step graph (--form step) computes in half precision; leave it out"
         )
     if form == "artifacts":
         if runtime:

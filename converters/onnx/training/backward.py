@@ -56,8 +56,9 @@ class Op:
 
     @property
     def y(self) -> str:
-        """The first output."""
-        return str(self.proto.output[0])
+        """The first output, as it is stored."""
+        name = str(self.proto.output[0])
+        return self.tape.stored.get(name, name)
 
     @property
     def inputs(self) -> Sequence[str]:

@@ -3,12 +3,17 @@
 What is stored is cast where it is read. Products, convolutions and what only moves or rectifies numbers
 run in half; everything else (normalisations, softmax, sums, exponentials) stays in float32 between casts,
 the division that Micikevicius et al. 2018 (arXiv:1710.03740) give and frameworks' autocasts follow.
+
+float16 values are tensors of that type, for runtimes that have kernels. For bfloat16 the CPU provider has none: there
+what would be in bfloat16 is rounded to it, forward and backward, and computed with in float32. That is what kernels that
+accumulate in float32 give.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto as T
@@ -23,45 +28,35 @@ if TYPE_CHECKING:
 
 __all__ = ["compute_in_half", "half_type"]
 
-# Exact on what they move, or as good in half as their inputs are. Not what picks elements (Gather, MaxPool): its
-# gradient is a sum of arbitrarily many, and no provider scatters sums of float16.
-_IN_HALF = frozenset(
+# Only move numbers: exact in any type.
+_MOVES = frozenset(
     (
-        *("MatMul", "Gemm", "Conv", "ConvTranspose", "Add", "Sub", "Mul", "Div", "Neg", "Abs"),
-        *(
-            "Relu",
-            "LeakyRelu",
-            "PRelu",
-            "Tanh",
-            "Sigmoid",
-            "HardSigmoid",
-            "HardSwish",
-            "Gelu",
-            "Erf",
-            "Elu",
-            "Selu",
-        ),
-        *("Clip", "Where", "Max", "Min", "AveragePool", "Pad", "Dropout"),
         *("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile"),
         *("Concat", "Split", "Slice", "DepthToSpace", "SpaceToDepth"),
     )
 )
+# Those, and what is as good in half as its inputs are. Not what picks elements (Gather, MaxPool): its gradient is a
+# sum of arbitrarily many, and no provider scatters sums of float16.
+_IN_HALF = _MOVES | frozenset(
+    (
+        *("MatMul", "Gemm", "Conv", "ConvTranspose", "Add", "Sub", "Mul", "Div", "Neg", "Abs"),
+        *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Erf"),
+        *("Tanh", "Sigmoid", "HardSigmoid", "HardSwish"),
+        *("Clip", "Where", "Max", "Min", "AveragePool", "Pad", "Dropout"),
+    )
+)
+_TYPES = {"float16": T.FLOAT16, "bfloat16": T.BFLOAT16}
 
 
 def half_type(name: str) -> int:
     """The element type that ``compute`` names.
 
     Raises:
-        HyperparameterError: another name, or a type that onnxruntime has no kernels for.
+        HyperparameterError: another name.
     """
-    if name == "bfloat16":
-        raise HyperparameterError(
-            "compute: expected float16 or float32, found 'bfloat16', for which onnxruntime's CPU provider has no "
-            "kernels of MatMul, Gemm, Add, Mul or ReduceSum; use float16 with loss scaling"
-        )
-    if name != "float16":
-        raise HyperparameterError(f"compute: expected float16 or float32, found {name!r}")
-    return int(T.FLOAT16)
+    if name not in _TYPES:
+        raise HyperparameterError(f"compute: expected float16, bfloat16 or float32, found {name!r}")
+    return int(_TYPES[name])
 
 
 def compute_in_half(forward: Forward, half: int, where: str) -> None:
@@ -77,9 +72,60 @@ def compute_in_half(forward: Forward, half: int, where: str) -> None:
             f"{where}: compute: parameter {other[0]!r} expected float32, found {forward.params[other[0]].dtype}"
         )
     nodes, tape.nodes = tape.nodes, []
-    walk = _Walk(tape, half, {o.name for o in forward.outputs})
+    walk: _Walk | _Rounded
+    if half == T.BFLOAT16:
+        walk = _Rounded(tape, half)
+        forward.notes.append("bfloat16: numbers are rounded to it, and computed with in float32 kernels")
+    else:
+        walk = _Walk(tape, half, {o.name for o in forward.outputs})
     for node in nodes:
         walk.node(node)
+
+
+class _Rounded:
+    """One pass over the nodes; every result that is to be in half is rounded to it, and stays float32."""
+
+    def __init__(self, tape: Tape, half: int) -> None:
+        self.tape, self.half = tape, half
+        self.held: dict[str, str] = {}  # value -> itself, rounded
+
+    def rounded(self, name: str) -> str:
+        tape = self.tape
+        if not name or tape.types.get(name) != T.FLOAT:
+            return name
+        if name not in self.held:
+            if name in tape.constants:
+                narrow = tape.constants[name].astype(ml_dtypes.bfloat16)
+                made = tape.constant(narrow.astype(np.float32), name)
+            else:
+                made = tape.cast(tape.cast(name, self.half), T.FLOAT)
+            self.held[name] = self.held[made] = made
+        return self.held[name]
+
+    def node(self, node: onnx.NodeProto) -> None:
+        tape = self.tape
+        if node.op_type not in _IN_HALF:
+            tape.nodes.append(node)
+            return
+        for i, name in enumerate(node.input):
+            node.input[i] = self.rounded(name)
+        if node.op_type in _MOVES:
+            tape.nodes.append(node)
+            self.held |= {o: o for o in node.output}
+            return
+        wide = {}
+        for i, name in enumerate(node.output):
+            if tape.types.get(name) == T.FLOAT:
+                node.output[i] = wide[name] = tape.fresh(f"{name}/wide")
+                tape.types[wide[name]] = T.FLOAT
+                if name in tape.shapes:
+                    tape.shapes[wide[name]] = tape.shapes[name]
+        tape.nodes.append(node)
+        for name, inner in wide.items():
+            narrow = tape.cast(inner, self.half)
+            tape.op("Cast", narrow, name=name, like=narrow, to=T.FLOAT)
+            tape.types[name] = T.FLOAT
+            self.held[name] = tape.stored[inner] = name
 
 
 class _Walk:

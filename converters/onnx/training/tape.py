@@ -39,7 +39,8 @@ class Tape:
 
     shapes: value -> dimensions, absent where even their number is unknown. types: value -> ONNX
     element type. constants: value -> array, for initializers that are neither trained nor data.
-    opset: version of ``ai.onnx`` that the nodes are of.
+    opset: version of ``ai.onnx`` that the nodes are of. stored: a node's output -> the value that stands for it
+    everywhere else, where that is another one (a rounded one).
     """
 
     def __init__(self, opset: int, taken: Iterable[str] = ()) -> None:
@@ -48,6 +49,7 @@ class Tape:
         self.shapes: dict[str, Dims] = {}
         self.types: dict[str, int] = {}
         self.constants: dict[str, np.ndarray] = {}
+        self.stored: dict[str, str] = {}
         self._taken = set(taken)
         self._tried: dict[str, int] = {}
         self._same: dict[tuple[str, tuple[int, ...], bytes], str] = {}

@@ -83,13 +83,14 @@ def test_big_parameters_are_cut_for_processors_only() -> None:
     assert "Scan" not in {n.op_type for n in whole.graph.node}
 
 
+@pytest.mark.parametrize("compute", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_half_precision(name: str) -> None:
+def test_half_precision(name: str, compute: str) -> None:
     pytest.importorskip("torch", reason="needs torch, which draws the models' values")
     model = MODELS[name]
     built = build(
         model.graph(model.values(model.module()), model.size), "softmax_cross_entropy", ox.spec("adamw"),
-        meant=Meant(**model.options), compute="float16", blocks=False,
+        meant=Meant(**model.options), compute=compute, blocks=False,
     )  # fmt: skip
     assert missing(built.model) == []
 
