@@ -249,7 +249,8 @@ def _run(
                     _by_referee(state, params, grads, dtype),
                 )
             native = getattr(run, "native_resume", None)
-            if native is None or not framework or ":" not in state.dialect:
+            rates = _rates(state, len(grads))
+            if native is None or not framework or ":" not in state.dialect or rates == []:
                 what = "the update graph of its rule on onnxruntime" if framework in ("", "onnx") else (
                     f"the optimizer that optexport writes for {framework}"
                 )  # fmt: skip
@@ -267,7 +268,7 @@ def _run(
                 what = f"{state.dialect}, from a file of the same state"
             given = [{called[n]: g[n] for n in order} for g in grads]
             start = {called[n]: v for n, v in order.items()}
-            snapshots = native(file, state.dialect, _arguments(state), start, given, None, dtype)
+            snapshots = native(file, state.dialect, _arguments(state), start, given, rates, dtype)
             return what, True, [{n: after[called[n]] for n in order} for after, _ in snapshots]
         except OptexportError:
             raise
@@ -276,6 +277,21 @@ def _run(
             raise ResumeError(
                 f"{path}: {framework or 'onnxruntime'} does not go on from it: {type(e).__name__}: {said}"
             ) from e
+
+
+def _rates(state: TrainingState, steps: int) -> list[float] | None:
+    """What a training loop sets the learning rate to before each update: no optimizer's own file has its schedule.
+
+    None where it stays; empty where groups part or another hyperparameter moves, which no loop here sets.
+    """
+    if not any(g.schedules for g in state.spec.groups):
+        return None
+    if any(set(g.schedules) != {"lr"} for g in state.spec.groups):
+        return []
+    groups = [(g, max((state.steps[n] for n in state.names if state.spec.group(n) is g), default=0))
+              for g in state.spec.groups]  # fmt: skip
+    rates = [[g.values(step=done + t)["lr"] for t in range(steps)] for g, done in groups]
+    return rates[0] if all(r == rates[0] for r in rates) else []
 
 
 def _arguments(state: TrainingState) -> dict[str, Any]:
@@ -338,7 +354,7 @@ def _scalars(a: TrainingState, b: TrainingState) -> float:
         left, right = a.spec.group(name), b.spec.group(name)
         if left.rule.options.get("scalars") == right.rule.options.get("scalars"):
             continue
-        for value in left.values().values():
+        for value in left.values(step=a.steps[name]).values():
             gap = abs(float(np.float32(value)) - value)
             away = min(x for x in (abs(value), abs(1 - value), 1.0) if x > 0)
             worst = max(worst, gap / away)

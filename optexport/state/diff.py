@@ -62,12 +62,19 @@ def _groups(name: str, a: TrainingState, b: TrainingState, out: Difference) -> N
     if left.rule.digest_at(left.hyperparameters) != right.rule.digest_at(right.hyperparameters):
         names = [name_of(g.rule, g.hyperparameters) for g in (left, right)]
         out.sentences.append(f"rule: {names[0]} and {names[1]}")
-    values, others = left.values(), right.values()
-    for h in values:
-        if h in others and values[h] != others[h]:
-            sentence = f"hyperparameter {h}: {values[h]:g} and {others[h]:g}"
-            if not any(s.startswith(f"{sentence} (") for s in out.sentences):
-                out.sentences.append(f"{sentence} (parameter {name!r} first)")
+    values, others = left.values(step=a.steps[name]), right.values(step=b.steps[name])
+    sentences = [
+        f"hyperparameter {h}: {values[h]:g} and {others[h]:g}"
+        for h in values
+        if h in others and values[h] != others[h]
+    ]
+    for h in {**left.schedules, **right.schedules}:
+        told = [g.schedules[h].told() if h in g.schedules else "no schedule" for g in (left, right)]
+        if told[0] != told[1]:
+            sentences.append(f"schedule of {h}: {told[0]} and {told[1]}")
+    for sentence in sentences:
+        if not any(s.startswith(f"{sentence} (") for s in out.sentences):
+            out.sentences.append(f"{sentence} (parameter {name!r} first)")
 
 
 def _slot(name: str, slot: str, a: np.ndarray | None, b: np.ndarray | None) -> SlotDifference:

@@ -158,3 +158,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2], env=dict(os.environ),
     )  # fmt: skip
     assert code.returncode == 0 and "divergence 0, within the bound" in code.stdout
+
+
+def test_a_run_with_a_schedule_goes_on_by_it(tmp_path: Path) -> None:
+    """No optimizer's own file has its schedule: the rates are set as the training loop sets them."""
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not in this environment")
+    run = str(Path(__file__).parents[1] / "data" / "lightning" / "adamw_steplr.ckpt")
+    port = str(tmp_path / "port.safetensors")
+    convert(run, port)
+
+    found = resume_check(run, port)
+
+    assert found.within and found.verdict == "exact" and not found.differences
+    assert found.a.ran.startswith("torch:AdamW") and found.a.in_framework
+    other = ox.load(port)
+    (group,) = other.spec.groups
+    constant_spec = ox.Spec((replace(group, schedules={}),))
+    ox.save(replace(other, spec=constant_spec), tmp_path / "constant.safetensors", format="bundle")
+    constant = resume_check(run, tmp_path / "constant.safetensors")
+    assert not constant.within and constant.first is not None
+    assert constant.differences[-1].startswith("schedule of lr: step(base=0.002, gamma=0.5,")
+    assert "and no schedule (parameter" in constant.differences[-1]

@@ -131,3 +131,21 @@ def test_files_of_two_formats(tmp_path):
 def test_empty_tensors_are_equal():
     a = ox.init(ox.spec("adam"), {"w": np.zeros((0, 3))})
     assert diff(a, a).equal(0.0)
+
+
+def test_a_state_with_a_schedule_and_itself():
+    state = ox.load(DATA / "lightning" / "adamw_steplr.ckpt")
+    assert state.spec.groups[0].schedules
+    found = diff(state, state)
+    assert found.equal(0.0) and all(s.bitwise for s in found.slots)
+    # The rates of now are equal at other steps of a flat stretch; the schedules are not.
+    (group,) = state.spec.groups
+    lr = group.values(step=state.clock)["lr"]
+    flat = replace(
+        state,
+        spec=ox.Spec((replace(group, schedules={}, hyperparameters={**group.hyperparameters, "lr": lr}),)),
+    )
+    (only,) = diff(state, flat).sentences
+    assert only.startswith(
+        "schedule of lr: step(base=0.002, gamma=0.5, period=1, begin=0, every=3) and no schedule"
+    )
