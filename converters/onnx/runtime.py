@@ -24,7 +24,7 @@ from optexport.state.training import TrainingState
 
 from ._session import Opener, check_providers, device_of
 from ._step_session import SEED, StepSession
-from .training.evaluation import evaluation, inference_model
+from .training.evaluation import evaluation, inference_model, with_values, without_values
 from .training.forward import load_model
 from .training_graph import Meant, build, write
 
@@ -87,12 +87,12 @@ class Trainer:
             raise UnknownNameError(
                 f"Trainer: unknown option {unknown[0]!r}; expected one of {', '.join((*_BUILD, *_MEANT))}"
             )
-        self._forward, self._where = load_model(model)
+        self._where = "model" if isinstance(model, onnx.ModelProto) else os.fspath(model)
         self._loss_name, self._options = loss, options
         self._meant = Meant(**{k: v for k, v in options.items() if k in _MEANT})
         steps = dict(state.steps) if state is not None else None
         built = build(
-            self._forward,
+            model,
             loss,
             spec,
             meant=self._meant,
@@ -100,6 +100,8 @@ class Trainer:
             blocks=device_of(providers) == "cpu",
             **{k: v for k, v in options.items() if k in _BUILD},
         )
+        # The session will have the parameters: their first values would be as much memory again.
+        self._forward = without_values(load_model(model)[0], built.params)
         self.notes, self.spec, self._buffers = list(built.notes), built.spec, list(built.buffers)
         self._provenance: tuple[str, ...] = ()
         self._dialect = ""
@@ -120,7 +122,7 @@ class Trainer:
         # What the graph counts from; a parameter whose count differs is that much behind `step` for ever.
         counts = {n: (steps or {}).get(n, fresh.steps[n]) for n in built.params}
         self._offsets = {n: c - max(counts.values()) for n, c in counts.items()}
-        self._values = {**built.params, **built.buffers}
+        self._first_buffers = built.buffers
         self.load_state(fresh if state is None else state)
 
     @property
@@ -285,7 +287,7 @@ class Trainer:
         if scored not in self._evaluations:
             self._evaluations[scored] = self._opener.open(
                 evaluation(
-                    self._forward, self._meant, self._buffers, self._loss_name if scored else None,
+                    with_values(self._forward, self._now()), self._meant, self._buffers, self._loss_name if scored else None,
                     self._options.get("output"), self._options.get("loss_options") or {},
                 )
             )  # fmt: skip
@@ -353,7 +355,7 @@ class Trainer:
                     )
                 self._graph.set(full, slots[slot])
         for name in self._buffers:
-            self._graph.set(name, state.buffers.get(name, self._values[name]))
+            self._graph.set(name, state.buffers.get(name, self._first_buffers[name]))
         if SEED in state.buffers:
             self.seed = int(state.buffers[SEED])
         self._graph.step_count[...] = max(state.steps.values())
@@ -410,8 +412,11 @@ class Trainer:
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the forward model with the trained values and running statistics, whole or not at all."""
         self._check_alive()
-        values = {n: self._graph.tensor(n) for n in (*self._told["params"], *self._buffers)}
-        write(inference_model(self._forward, values), path)
+        write(inference_model(self._forward, self._now()), path)
+
+    def _now(self) -> dict[str, np.ndarray]:
+        """Parameters and running statistics as they are."""
+        return {n: self._graph.tensor(n) for n in (*self._told["params"], *self._buffers)}
 
 
 def _length(batches: Iterable[Any]) -> int | None:

@@ -17,7 +17,7 @@ from .composites import write_out
 from .forward import Meant, load_model, read_forward
 from .losses import build_loss
 
-__all__ = ["evaluation", "inference_model"]
+__all__ = ["evaluation", "inference_model", "with_values", "without_values"]
 
 
 def evaluation(
@@ -69,15 +69,45 @@ def inference_model(
     Raises:
         ModelError: a value is of no tensor of the model.
     """
+    proto = with_values(model, values)
+    for node in proto.graph.node:
+        _at_rest(node)
+    return proto
+
+
+def with_values(
+    model: onnx.ModelProto | str | os.PathLike[str], values: Mapping[str, np.ndarray]
+) -> onnx.ModelProto:
+    """A copy of the model with these values in place of its own.
+
+    Raises:
+        ModelError: a value is of no tensor of the model.
+    """
     proto, where = load_model(model)
     own = {i.name: i for i in proto.graph.initializer}
     for name, value in values.items():
         if name not in own:
             raise ModelError(f"{where}: parameter {name!r}: expected a tensor of this name, found none")
         own[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
-    for node in proto.graph.node:
-        _at_rest(node)
     return proto
+
+
+def without_values(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with types and shapes of these tensors but no values, for `with_values` to put others in.
+
+    ``proto`` loses its initializers: a message keeps the memory of what is taken out of it until it goes itself.
+    """
+    given = set(names)
+    kept = [
+        onnx.TensorProto(name=t.name, data_type=t.data_type, dims=list(t.dims)) if t.name in given else t
+        for t in proto.graph.initializer
+    ]
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+    del proto.graph.initializer[:]
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    made.graph.initializer.extend(kept)
+    return made
 
 
 def _at_rest(node: onnx.NodeProto) -> None:

@@ -7,10 +7,11 @@ says how.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from onnx import TensorProto as T
-from onnx import checker, inliner, numpy_helper, version_converter
+from onnx import checker, helper, inliner, numpy_helper, version_converter
 
 from optexport.errors import ModelError
 
@@ -32,6 +33,7 @@ OPSET = 18  # the oldest operator set that training graphs are written in; newer
 # Names that exporters make up: of a constant of the model, or of a weight that they have transposed.
 _MADE_UP = re.compile(r"^(onnx::|val_\d|_val_|scalar_tensor|const|lifted_tensor|/)", re.IGNORECASE)
 _REAL = (T.FLOAT, T.DOUBLE, T.FLOAT16, T.BFLOAT16)
+_LARGE = 1 << 16  # elements from which on a tensor is worth not to be copied
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def read_forward(
         ModelError: it is invalid, trains nothing, or leaves open what only the caller can say.
     """
     proto, where = load_model(model)
+    order = [i.name for i in proto.graph.initializer]
     try:
+        proto, large = _apart(proto)
         checker.check_model(proto)
         proto = inliner.inline_local_functions(proto)
         version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
@@ -123,9 +127,10 @@ def read_forward(
         raise ModelError(f"{where}: expected a valid ONNX model; {' '.join(str(e).split())[:300]}") from None
     _check_plain(proto, where)
     renamed = passes.rename_inner(proto, reserved)
-    values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+    values = large | {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+    values = {n: values[n] for n in sorted(values, key=_places(order))}
     data = [i for i in proto.graph.input if i.name not in values]
-    trained = _trained(proto, values, meant, where)
+    trained = _trained(proto, values, large, meant, where)
     tape = Tape(version, _names(proto))
     forward = Forward(tape, data, list(proto.graph.output), {n: values[n] for n in trained})
     forward.renamed = renamed
@@ -138,6 +143,41 @@ def read_forward(
     passes.lower_batch_norm(forward, meant.batch_norm, where)
     passes.lower_dropout(forward, meant.dropout)
     return forward
+
+
+def _apart(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model with large tensors of real numbers as inputs, and these: every check and conversion of ONNX' own
+    copies the whole model, several times. Raises ValueError where one has not the bytes that its shape needs."""
+    large = [i for i in proto.graph.initializer if i.data_type in _REAL and math.prod(i.dims) >= _LARGE]
+    if not large:
+        return proto, {}
+    values = {i.name: numpy_helper.to_array(i) for i in large}
+    if len(values) < len(large):
+        raise ValueError("a tensor is given twice")
+    listed = {i.name for i in proto.graph.input}
+    infos = [
+        helper.make_tensor_value_info(i.name, i.data_type, list(i.dims))
+        for i in large
+        if i.name not in listed
+    ]
+    kept = [
+        onnx.TensorProto.FromString(i.SerializeToString())
+        for i in proto.graph.initializer
+        if i.name not in values
+    ]
+    del proto.graph.initializer[:]
+    # A message keeps the memory of what is taken out of it: a new one.
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    made.graph.initializer.extend(kept)
+    made.graph.input.extend(infos)
+    return made, values
+
+
+def _places(order: Sequence[str]) -> Callable[[str], int]:
+    """Where a name stands in the file; behind all others where inlining has made it."""
+    at = {n: i for i, n in enumerate(order)}
+    return lambda name: at.get(name, len(at))
 
 
 def _check_plain(proto: onnx.ModelProto, where: str) -> None:
@@ -169,10 +209,16 @@ def _ratios(proto: onnx.ModelProto) -> set[str]:
     return {n.input[1] for n in proto.graph.node if n.op_type == "Dropout" and len(n.input) > 1}
 
 
-def _trained(proto: onnx.ModelProto, values: Mapping[str, np.ndarray], meant: Meant, where: str) -> list[str]:
+def _trained(
+    proto: onnx.ModelProto,
+    values: Mapping[str, np.ndarray],
+    large: Collection[str],
+    meant: Meant,
+    where: str,
+) -> list[str]:
     """Names of the tensors that train, in the file's order."""
     statistics = _statistics(proto) | _ratios(proto)
-    every = {i.name for i in proto.graph.initializer if i.data_type in _REAL}
+    every = {i.name for i in proto.graph.initializer if i.data_type in _REAL} | {*large}
     real = every - statistics
     # To freeze what does not train anyway changes nothing.
     for kind, patterns, tensors in (("train", meant.train or (), real), ("freeze", meant.freeze, every)):

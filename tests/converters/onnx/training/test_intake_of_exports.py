@@ -44,7 +44,7 @@ def test_merged_and_transposed_weights_are_noticed() -> None:
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     merged = export(module, x, optimize=True)
     with pytest.raises(
-        ModelError, match=r"'a.weight' is shared by .*: if the model ties its weights, say so"
+        ModelError, match=r"'a.bias' is shared by .*: if the model ties its weights, say so"
     ):
         made(merged, train=["*"])
     with pytest.raises(
