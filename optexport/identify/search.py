@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -288,12 +288,22 @@ class Search:
         short = self.seen.first(9)
         try:
             for k in (1.0, 2.0):
-                yield fit(guesses(replace(h, first=k), short), short, 6)
+                later = replace(h, first=k)
+                starts = [guesses(later, short), *_unstuck(later)]
+                yield min((fit(s, short, 6) for s in starts), key=lambda made: misfit(made, short))
             made = fit(h, short, 6, counting=True)
         except (OptexportError, ValueError, np.linalg.LinAlgError):
             return
         if made.first > 2:
             yield made
+
+
+def _unstuck(h: Hypothesis) -> Iterator[Hypothesis]:
+    """Where a fit has driven the last decay rate to its end, which has no slope, others that have one."""
+    last = [p.name for p in h.hyperparameters if p.name.startswith("beta")][-1:]
+    for name in last:
+        if not 0.01 < h.values[name] < 0.9999:
+            yield from (h.at({**h.values, name: beta}) for beta in (0.9, 0.999))
 
 
 def _rank(made: tuple[float, Hypothesis]) -> float:

@@ -12,11 +12,17 @@ pytest.importorskip("torch")
 from optexport.identify import identify
 from tests.identify.mutants_torch import MUTANTS, Hand
 
+# As on the slowest machine; benchmarks/identify.py shows what it takes.
+SECONDS = 120
+
 
 @pytest.mark.parametrize(("change", "kind", "wanted"), MUTANTS, ids=[m[0] for m in MUTANTS])
 def test_change_is_named(change: str, kind: str | None, wanted: Any) -> None:
-    # The outcome must not depend on how fast the machine is; benchmarks/identify.py shows the times.
-    found = identify(Hand, {"changes": change}, seconds=120)
+    named(change, kind, wanted, seconds=SECONDS)
+
+
+def named(change: str, kind: str | None, wanted: Any, **options: Any) -> None:
+    found = identify(Hand, {"changes": change}, **options)
     # Its class is called by no name of an optimizer: the numbers alone were at hand.
     if kind is None:
         assert found.matches, found.differs

@@ -39,12 +39,16 @@ def same_run(found: Identity, row: Row, tolerance: float) -> None:
 @pytest.mark.filterwarnings("ignore:Specifying a key")
 @pytest.mark.parametrize("row", rows(), ids=lambda r: r.id)
 def test_native_is_recognised(row: Row) -> None:
+    recognised(row, seconds=120)  # as on the slowest machine; benchmarks/identify.py shows what it takes
+
+
+def recognised(row: Row, **options: Any) -> None:
     optimizer, arguments = made(row)
     rule = ox.native(row.optimizer, **row.arguments).groups[-1].rule
     if rule.program.inputs("noise"):
         not_recognised(optimizer, arguments)
         return
-    found = identify(optimizer, arguments, seconds=120)  # as on the slowest machine
+    found = identify(optimizer, arguments, **options)
     assert found.matches, f"nearest {found.nearest}: {found.differs}"
     # Norms of float64 tensors that a framework takes in float32 leave that much open.
     reduced = reach(rule.program) is not Reach.ELEMENTWISE

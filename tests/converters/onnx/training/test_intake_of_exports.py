@@ -43,9 +43,7 @@ def test_merged_and_transposed_weights_are_noticed() -> None:
     module = Twins()
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     merged = export(module, x, optimize=True)
-    with pytest.raises(
-        ModelError, match=r"'a.bias' is shared by .*: if the model ties its weights, say so"
-    ):
+    with pytest.raises(ModelError, match=r"'a.bias' is shared by .*: if the model ties its weights, say so"):
         made(merged, train=["*"])
     with pytest.raises(
         ModelError, match=r"parameter 'b.weight': expected a tensor of this name, found none; exporters merge"
