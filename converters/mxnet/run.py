@@ -23,6 +23,7 @@ from optexport.state.training import TrainingState
 from ._import import import_mxnet
 from .dialect import slot_paths
 from .emit import emit
+from .optimizers.common import by_index
 
 __all__ = ["native_resume", "native_snapshots", "snapshots"]
 
@@ -121,7 +122,9 @@ def native_resume(
 
 def _create(native: Native, arguments: Mapping[str, Any]) -> Any:
     given = {native.aliases.get(k, k): v for k, v in arguments.items()}
-    multipliers = {k: given.pop(k, None) for k in ("lr_mult", "wd_mult")}
+    if given.get("param_idx2name"):
+        given["param_idx2name"] = by_index(given["param_idx2name"])
+    multipliers = {k: by_index(given.pop(k, None)) for k in ("lr_mult", "wd_mult")}
     made = mx.optimizer.create(native.name, **given)
     if multipliers["lr_mult"]:
         made.set_lr_mult(multipliers["lr_mult"])

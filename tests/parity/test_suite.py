@@ -268,3 +268,12 @@ def test_arguments_keep_the_condition_number_of_the_rule() -> None:
     assert row.amplification == 16 and row.arguments == {"lr": 0.5, "centered": True}
     (row,) = rows_for("torch:RMSprop", {"lr": 0.5})
     assert row.amplification == 1
+
+
+@pytest.mark.skipif(not has("mxnet"), reason="needs MXNet, which is not in this environment")
+def test_tables_by_index_reach_a_worker() -> None:
+    """JSON has no keys that are numbers."""
+    rows = [r for r in table() if r.optimizer == "mxnet:lars" and r.desc == "names"]
+    assert rows and all(isinstance(i, int) for i in rows[0].arguments["param_idx2name"])
+    report = run_suite(plan(rows, backends=["mxnet"], dtypes=("float32",), steps=6))
+    assert report.passed and report.results, [r.sentence for r in report.results]

@@ -18,6 +18,7 @@ __all__ = [
     "MOMENTUM",
     "Arguments",
     "arrays",
+    "by_index",
     "common",
     "native",
     "split",
@@ -80,7 +81,7 @@ def _single(x: float) -> float:
 
 def _multipliers(a: Arguments, index: int | None, name: str | None) -> tuple[float, float]:
     """(lr_mult, wd_mult) of one parameter, found by index first and then by name."""
-    lr_mult, wd_mult = a["lr_mult"] or {}, a["wd_mult"] or {}
+    lr_mult, wd_mult = by_index(a["lr_mult"]), by_index(a["wd_mult"])
     # A new optimizer writes what names mean into its table; one out of a file, which has counts, has them there
     # or, where it was made without names, means 1.
     named = name is not None and "_index_update_count" not in a
@@ -91,11 +92,16 @@ def _multipliers(a: Arguments, index: int | None, name: str | None) -> tuple[flo
     )
 
 
+def by_index(table: Mapping[Any, Any] | None) -> dict[Any, Any]:
+    """A table of parameters by index or name; an index that came through JSON is text."""
+    return {int(k) if isinstance(k, str) and k.isdigit() else k: v for k, v in (table or {}).items()}
+
+
 def split(
     a: Arguments, params: tuple[str, ...] | None
 ) -> Sequence[tuple[dict[str, Any], tuple[str, ...] | None, float]]:
     """One group for each pair of multipliers; parameters that no table names stay in an open group."""
-    names: dict[int, str] = a["param_idx2name"] or {}
+    names: dict[int, str] = by_index(a["param_idx2name"])
     indexes = {n: i for i, n in names.items()}
     groups: dict[tuple[float, float], list[str]] = {}
     for key in params if params is not None else tuple(names.values()):

@@ -18,7 +18,7 @@ from optexport.dialects import Link
 from optexport.errors import HyperparameterError
 from optexport.rules.base import OptionValue
 
-from .common import MOMENTUM, Arguments, common, native, split
+from .common import MOMENTUM, Arguments, by_index, common, native, split
 
 __all__ = ["ROWS"]
 
@@ -38,10 +38,10 @@ def _split(
     a: Arguments, params: tuple[str, ...] | None
 ) -> Sequence[tuple[dict[str, Any], tuple[str, ...] | None, float]]:
     """As every class's, but by name: gamma has no decay, and some names no rate of their own."""
-    names: dict[int, str] = a["param_idx2name"] or {}
+    names: dict[int, str] = by_index(a["param_idx2name"])
     undecayed = {n: 0.0 for n in names.values() if not n.endswith("_weight")}
     out: list[tuple[dict[str, Any], tuple[str, ...] | None, float]] = []
-    for made, keys, lr_mult in split({**a, "wd_mult": {**undecayed, **(a["wd_mult"] or {})}}, params):
+    for made, keys, lr_mult in split({**a, "wd_mult": {**undecayed, **by_index(a["wd_mult"])}}, params):
         made["wd_mult"] = a["wd_mult"]
         if keys is None:
             out.append((made, None, lr_mult))
