@@ -20,11 +20,12 @@ __all__ = ["command"]
 @click.option("--no-hints", is_flag=True, help="Do not try first what the optimizer's name suggests.")
 @json_option
 def command(optimizer: str, arguments: str | None, seconds: float, no_hints: bool, as_json: bool) -> int:
-    """Which rule of the catalogue an optimizer is: a class, a function that makes one, or an ONNX update graph.
+    """Which rule of the catalogue an optimizer is: a class, a function that makes one, or an ONNX graph.
 
     OPTIMIZER is imported and run: give one that you trust. It is a class of torch.optim, keras.optimizers or
     mxnet.optimizer (or your own of those kinds), an Optax function or transformation, or a graph with the
-    inputs NAME and NAME.grad (or NAME_grad, grad_NAME) and the output NAME.new (or NAME_new, NAME_out).
+    inputs NAME and NAME.grad (or NAME_grad, grad_NAME) and the output NAME.new (or NAME_new, NAME_out). In a
+    training graph the gradient is a value inside.
 
     Exit code 1 where it is no rule of the catalogue, or cannot be examined."""
     from ..identify import identify
