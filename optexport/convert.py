@@ -254,7 +254,9 @@ def _translated(
         return state, Report("exact", source=state.dialect, target=state.dialect, warnings=state.warnings)
     best: tuple[int, str] | None = None
     reasons = []
-    for entry in natives()[framework].values():
+    own = state.dialect.partition(":")[2].lower()
+    # One of the same name first: where several are as exact, it is the one that a person would take.
+    for entry in sorted(natives()[framework].values(), key=lambda e: e.name.lower() != own):
         if entry.asked or any(entry.family != g.rule.family for g in state.spec.groups):
             continue
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import optexport as ox
 from optexport.cli import main
 from optexport.convert import convert
-from optexport.errors import CheckpointError, NamingError
+from optexport.errors import CheckpointError, NamingError, OptexportError
 from optexport.parity.resume import resume_check
 from tests.parity.backends import require_backend
 
@@ -179,3 +180,37 @@ def test_a_run_with_a_schedule_goes_on_by_it(tmp_path: Path) -> None:
     assert not constant.within and constant.first is not None
     assert constant.differences[-1].startswith("schedule of lr: step(base=0.002, gamma=0.5,")
     assert "and no schedule (parameter" in constant.differences[-1]
+
+
+def test_a_keras_side_is_run_by_keras(tmp_path: Path) -> None:
+    require_backend("keras")
+    run, model = trained(tmp_path, lr=0.01, eps=1e-4)
+    port = str(tmp_path / "port.weights.h5")
+    done = convert(run, port, model=model, allow="bounded")
+
+    found = resume_check(run, port, model=model)
+
+    assert done.verdict == found.verdict == "bounded" and found.within
+    assert found.b.optimizer == "keras:AdamW"  # of those that are as exact, the one of the same name
+    assert found.b.ran == "keras:AdamW, the file loaded by the framework itself"
+    assert 1e-6 < found.divergence < max(p.bounds[-1] for p in found.params)
+    # Each computes its own rule; what parts them is the place of ε.
+    assert found.a.error <= found.a.error_bound and found.b.error < 1e-3 * found.divergence
+
+
+def test_a_paddle_side_without_hyperparameters_in_its_file(tmp_path: Path) -> None:
+    run, model = trained(tmp_path, lr=0.01)
+    port = str(tmp_path / "port.pdopt")
+    convert(run, port, to_format="paddle", model=model)
+
+    with pytest.raises(OptexportError, match="holds no hyperparameters; give them in paddle's own names"):
+        resume_check(run, port, model=model, optimizers=["paddle:AdamW"])
+    given = {"learning_rate": 0.01, "weight_decay": 0.01}
+    found = resume_check(run, port, model=model, optimizers=["paddle:AdamW"], arguments=given)
+    wrong = resume_check(
+        run, port, model=model, optimizers=["paddle:AdamW"], arguments={**given, "weight_decay": 0.1}
+    )
+
+    assert found.within and found.verdict == "exact" and found.b.optimizer == "paddle:AdamW"
+    assert found.b.in_framework == (importlib.util.find_spec("paddle") is not None)
+    assert not wrong.within
