@@ -11,7 +11,7 @@ from ..ir.ops import OPS
 from ..ir.program import Input, Node
 from ..ir.types import FLOAT32, FLOAT64, TENSOR, Type, join
 
-__all__ = ["Builder", "rewritten"]
+__all__ = ["After", "Builder", "rewritten"]
 
 
 class Builder:
