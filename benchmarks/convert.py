@@ -10,6 +10,8 @@ turns in this process:
     cp, on disk        the same, then fsync of the copy, as every conversion here does before its rename
     to bundle          ``optexport.convert.convert`` with sha256 of every tensor, fsync
     from bundle        back to a file of ``torch.save`` with crc32 of every tensor, fsync
+    …, unflushed       the same two without fsync, as ``cp`` works: what a crash would lose is not on the disk
+    sha256             of the same bytes, on every core at once: no bundle can be made in less
     to MXNet           ``.states`` for the optimizer that is emitted beside it (the verdict is exact)
     to DCP             a directory of torch.distributed.checkpoint
     torch              ``torch.load`` of the file and ``torch.save`` of what it gave, no fsync
@@ -26,7 +28,9 @@ Results go to ``<out>/convert.json`` and ``.md``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import mmap
 import os
 import platform
 import re
@@ -37,8 +41,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 BASELINES = ("cp", "cp, on disk", "torch")
 REACH = "≥ 0.7 of cp to and from the bundle, < 300 MB, faster than torch, inspect < 1 s"
@@ -98,6 +104,30 @@ def converted(source: str, target: str) -> None:
         convert(source, target, emit_optimizer=f"{Path(target).with_suffix('')}_optimizer.py")
     else:
         convert(source, target)
+
+
+def unflushed(source: str, target: str) -> None:
+    """`converted`, and the system writes when it likes."""
+    from optexport.state.files import Sending
+
+    with mock.patch("os.fsync"), mock.patch.object(Sending, "written"):
+        converted(source, target)
+
+
+def hashed(source: str) -> None:
+    """Each core its part of the file."""
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        cores = os.cpu_count() or 1
+        step = -(-len(mapped) // cores)
+
+        def part(i: int) -> str:
+            total = hashlib.sha256()
+            for at in range(i * step, min((i + 1) * step, len(mapped)), 1 << 20):
+                total.update(mapped[at : min(at + (1 << 20), (i + 1) * step)])
+            return total.hexdigest()
+
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(part, range(cores)))
 
 
 def through_torch(source: str, target: str) -> None:
@@ -196,6 +226,9 @@ def measure(folder: Path, gigabytes: float, rounds: int) -> dict[str, Any]:
         "cp, on disk": (lambda t: copied(source, t, on_disk=True), "copy.pt"),
         "to bundle": (lambda t: converted(source, t), "new.safetensors"),
         "from bundle": (lambda t: converted(at("kept.safetensors"), t), "new.pt"),
+        "to bundle, unflushed": (lambda t: unflushed(source, t), "new.safetensors"),
+        "from bundle, unflushed": (lambda t: unflushed(at("kept.safetensors"), t), "new.pt"),
+        "sha256": (lambda t: hashed(source), "none"),
         "to MXNet": (lambda t: converted(source, t), "new.states"),
         "to DCP": (lambda t: converted(source, t), "new.dcp"),
         "torch": (lambda t: through_torch(source, t), "torch.pt"),
