@@ -87,17 +87,19 @@ def plan(
     problems: Sequence[str] = ("standard",),
     steps: int | None = None,
 ) -> list[Case]:
-    """Every case of these rows. A native optimizer runs in the dtypes that its framework can.
+    """Every case of these rows. A native optimizer runs in the dtypes that its framework can; a rule of the catalogue
+    is no framework's own, and is emitted alone.
 
     backends: those that have emitters, where None.
     """
     out = []
     for row in rows:
-        taken = [row.framework, *emitters()] if backends is None else backends
+        own = row.framework
+        taken = [*([own] if own else []), *emitters()] if backends is None else backends
         for problem in problems:
             for dtype in dtypes:
-                if "native" in forms and row.framework in taken and dtype in row.dtypes:
-                    out.append(Case(row, row.framework, "native", dtype, problem, steps or row.steps))
+                if "native" in forms and own and own in taken and dtype in row.dtypes:
+                    out.append(Case(row, own, "native", dtype, problem, steps or row.steps))
                 if "emitted" in forms:
                     out += [
                         Case(row, b, "emitted", dtype, problem, steps or row.steps)

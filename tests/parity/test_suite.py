@@ -277,3 +277,9 @@ def test_tables_by_index_reach_a_worker() -> None:
     assert rows and all(isinstance(i, int) for i in rows[0].arguments["param_idx2name"])
     report = run_suite(plan(rows, backends=["mxnet"], dtypes=("float32",), steps=6))
     assert report.passed and report.results, [r.sentence for r in report.results]
+
+
+def test_a_rule_of_the_catalogue_has_no_framework_of_its_own() -> None:
+    forms = {(c.form, c.backend) for c in plan(rows_for("adamw"))}
+    assert {"torch", "onnx"} <= {b for _, b in forms} and {f for f, _ in forms} == {"emitted"}
+    assert ("native", "torch") in {(c.form, c.backend) for c in plan(rows_for("torch:AdamW"))}
