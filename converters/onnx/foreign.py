@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from optexport.parity.runs import Arrays, starting_state
 from optexport.parity.subjects import Subject, SubjectError
+from optexport.specs import Spec
 from optexport.state.manifest import spec_from_text
 
 from ._graph import numpy_type, read_model, shape_of
@@ -41,8 +42,14 @@ def adopt(made: Any, arguments: Mapping[str, Any], name: str) -> Subject | None:
         return None
     model, _ = read_model(made)
     graph = _Graph(_update_of(model), arguments, name)
+    spec = _told_spec(model)
     return Subject(
-        name, "onnx", lambda params, dtype: _Run(graph, params), (graph.dtype,), shapes=graph.shapes
+        name,
+        "onnx",
+        lambda params, dtype: _Run(graph, params),
+        (graph.dtype,),
+        shapes=graph.shapes,
+        hint=spec.groups[-1] if spec is not None and len(spec.groups) == 1 else None,
     )
 
 
@@ -86,13 +93,19 @@ class _Graph:
         self.counter = next((s for s in _STEPS if s in fixed and s not in arguments), None)
 
 
+def _told_spec(model: onnx.ModelProto) -> Spec | None:
+    """What optexport wrote into a graph that it made."""
+    text = next((p.value for p in model.metadata_props if p.key == "optexport.spec"), None)
+    return spec_from_text(text) if text is not None else None
+
+
 def _first(graph: _Graph, held: Arrays) -> dict[str, np.ndarray]:
     """Slots as they start, by name, where optexport made the graph and it says which rule it has."""
-    text = next((p.value for p in graph.model.metadata_props if p.key == "optexport.spec"), None)
-    if text is None:
+    spec = _told_spec(graph.model)
+    if spec is None:
         return {}
     params = {p: held[p] for p in graph.gradient}
-    start = starting_state(spec_from_text(text), params, None, None)
+    start = starting_state(spec, params, None, None)
     return {f"{n}.{slot}": value for n in params for slot, value in start.full_slots(n).items()}
 
 

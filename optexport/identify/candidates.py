@@ -13,7 +13,7 @@ from ..ir.analysis import Reach, reach
 from ..rules import CATALOGUE, Hyper, families
 from ..rules.base import Count, OptionValue
 from ..rules.common import GRADIENT_OPTIONS
-from ..specs import native
+from ..specs import Group, native
 from .hypothesis import Hypothesis
 
 __all__ = ["SHARED", "claimed", "neighbours", "seeds", "simpler", "started", "supposed", "variants"]
@@ -54,12 +54,12 @@ def supposed(
     return h.at({p.name: given[p.name] if p.name in given else started(p) for p in h.hyperparameters})
 
 
-def claimed(hint: tuple[str, Mapping[str, Any]] | None) -> Hypothesis | None:
-    """What a name and its arguments claim to be."""
+def claimed(hint: tuple[str, Mapping[str, Any]] | Group | None) -> Hypothesis | None:
+    """What a name and its arguments, or a group, claim to be."""
     if hint is None:
         return None
     try:
-        group = native(hint[0], **hint[1]).groups[-1]
+        group = hint if isinstance(hint, Group) else native(hint[0], **hint[1]).groups[-1]
     except OptexportError:
         return None
     if group.schedules or group.stated is not None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..dialects import converter, frameworks, natives
 from ..errors import OptexportError, UnknownNameError
+from ..specs import Group
 from .runs import Arrays, Snapshot
 
 __all__ = ["Running", "Subject", "SubjectError", "stepped", "subject", "trace"]
@@ -53,7 +54,8 @@ class Subject:
 
     name: what the user called it. start: parameters, dtype -> a running optimizer.
     dtypes: in which it can run, the best first. shapes: of its parameters where they are fixed.
-    hint: ``framework:optimizer`` and arguments that its name suggests, None where it suggests nothing.
+    hint: ``framework:optimizer`` and arguments that its name suggests, or the group that it says it has; None
+        where it suggests nothing.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Subject:
     start: Callable[[Arrays, str], Running]
     dtypes: tuple[str, ...] = ("float64", "float32")
     shapes: Mapping[str, tuple[int, ...]] | None = None
-    hint: tuple[str, Mapping[str, Any]] | None = field(default=None, compare=False)
+    hint: tuple[str, Mapping[str, Any]] | Group | None = field(default=None, compare=False)
 
 
 def subject(optimizer: Any, arguments: Mapping[str, Any] | None = None) -> Subject:

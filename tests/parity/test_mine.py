@@ -18,6 +18,7 @@ from optexport.identify import identify
 from optexport.ir.analysis import scalars
 from optexport.parity import mine
 from optexport.rules import CATALOGUE
+from optexport.state.manifest import spec_text
 from tests.parity.backends import require_backend
 from tests.test_pages import _installed
 
@@ -135,11 +136,17 @@ def test_the_update_of_a_training_graph(optimizer: str, tmp_path: Path) -> None:
     found = ox.check(str(file), optimizer, arguments=RATE)
     wrong = ox.check(str(file), "torch:Adamax", arguments=RATE)
     named = identify(str(file), RATE)
+    told = next(p for p in graph.metadata_props if p.key == "optexport.spec")
+    told.value = spec_text(ox.native("torch:Adamax", lr=0.01))
+    file.write_bytes(graph.SerializeToString())
+    lied_to = identify(str(file), RATE)
 
     assert found.passed and found.shapes == {"w1": (4, 3), "w10": (3,)}, str(found)
     assert ("w10", "exp_avg") in found.paired and "exp_avg" not in found.unseen
     assert not wrong.passed
-    assert named.family == ox.native(optimizer).groups[0].rule.family
+    assert named.matches and named.family == ox.native(optimizer).groups[0].rule.family
+    # What the file says is where the search begins, no more.
+    assert lied_to.family != "adamax" or not lied_to.matches
 
 
 def _raises(param: Any, grad: Any, state: Any, step: int) -> Any:
