@@ -1,17 +1,30 @@
 """How tight the bounds are: ``optexport parity --json > report.json; python -m tests.parity.tightness report.json …``.
 
 For each rule, dtype and problem the bound over the error seen on the worst backend, and which are looser than 20.
+
+Without a report: every native optimizer of the frameworks that are installed here, run in float64, beside the referee in
+extended precision. Beside one in float64, which rounds as a framework does, often to the same bits, an error says little.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MOST", "looseness"]
+import numpy as np
+
+from optexport.parity.compare import compare_runs, referee
+from optexport.parity.table import table
+from optexport.reference import init
+
+__all__ = ["MOST", "in_double", "looseness"]
 
 MOST = 20.0
 
@@ -27,7 +40,55 @@ def looseness(report: dict[str, Any]) -> dict[tuple[str, str, str], float]:
     return {k: 1 / v for k, v in worst.items() if v}
 
 
+def in_double() -> Iterator[tuple[str, float]]:
+    """(native optimizer, its bound over its error) in float64, beside 64 digits of mantissa."""
+    if np.finfo(np.longdouble).nmant < 63:
+        raise SystemExit("np.longdouble has no extended precision on this processor")
+    first = {r.optimizer: r for r in reversed(table()) if r.framework and "float64" in r.dtypes}
+    for name, row in reversed(first.items()):
+        try:
+            run = importlib.import_module(f"optexport.converters.{row.framework}.run")
+        except ImportError:
+            continue
+        p, spec = row.problem("float64"), row.spec()
+        lrs = p.lrs(row.lr)
+        start = init(spec, p.params, dtype=np.longdouble)
+        start = replace(start, steps=dict.fromkeys(p.params, row.done)) if row.done else start
+        given: dict[str, Any] = {"noise": p.noise} if spec.groups[-1].rule.program.inputs("noise") else {}
+        given |= {"done": row.done} if row.done else {}
+        got = run.native_snapshots(
+            row.optimizer, row.arguments, p.params, p.grads, lrs, dtype="float64", **given
+        )
+        mismatch, worst = compare_runs(
+            referee(spec, p.params, p.grads, lrs, start, noise=p.noise),
+            got,
+            "float64",
+            native=spec.groups[-1].native,
+            amplification=row.amplification,
+            floor=row.floor_in("float64"),
+        )
+        assert mismatch is None, f"{name}: {mismatch}"
+        if worst:
+            yield name, 1 / worst
+
+
 def main() -> None:
+    if len(sys.argv) == 1:
+        warnings.simplefilter("ignore")  # of frameworks
+        found = dict(in_double())
+        loose = sum(v > MOST for v in found.values())
+        print(
+            f"{len(found)} optimizers in float64: bound / error: median {statistics.median(found.values()):.1f}, "
+            f"largest {max(found.values()):.1f}; {loose} above {MOST:g}"
+        )
+        for name, value in sorted(found.items(), key=lambda i: -i[1]):
+            if value > MOST:
+                print(f"  {value:8.1f}  {name}")
+        return
+    _of_reports()
+
+
+def _of_reports() -> None:
     results = [
         r for path in sys.argv[1:] for r in json.loads(Path(path).read_text(encoding="utf-8"))["results"]
     ]

@@ -2,16 +2,42 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..record import keras, mlx, optax, torch
 
 __all__ = ["ROWS"]
 
 MATRICES = {"w": (7, 5), "v": (4, 6), "s": (3, 3)}
 SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
-# Keras' norm is float32, 2⁻²⁴ off; Newton–Schulz magnifies what is small by at most a at each
-# iteration, and a run of 30 updates is as long as 16.5 at the first rate (of lr·s each, s ≤ 0.53).
-NORM32 = 2.0**-24 * 16.5
-# MLX's fused product takes c as float32, also 2⁻²⁴ off; its steps have the length √(7/5) at most.
+# A run of 30 updates is as long as 16.5 at the first rate, of lr·s each: s ≤ 0.53 in Keras, √(7/5) in MLX.
+U32 = 2.0**-24 * 16.5
+TORCHS, THREE, GENTLE = (3.4445, -4.7750, 2.0315, 5), (3.4445, -4.7750, 2.0315, 3), (2.0, -1.5, 0.5, 3)
+
+
+def magnified(a: float, b: float, c: float, steps: int) -> tuple[float, float]:
+    """What Newton–Schulz, σ ← aσ + bσ³ + cσ⁵ of each singular value, makes of a relative error of the norm that all
+    σ are divided by (Keras takes it in float32), and of one of c (MLX' fused product takes that in float32): max |σφ'(σ)|
+    and max Σ |∂φ/∂c|·c over σ in (0, 1], φ the iterations in a row."""
+    sigma = np.logspace(-8, 0, 20001)
+    values, slopes = [sigma], []
+    for _ in range(steps):
+        x = values[-1]
+        slopes.append(a + 3 * b * x**2 + 5 * c * x**4)
+        values.append(a * x + b * x**3 + c * x**5)
+    behind = [np.prod(slopes[k + 1 :], axis=0) for k in range(steps)]
+    of_c = sum(np.abs(c * x**5 * rest) for x, rest in zip(values, behind, strict=False))
+    return float(np.abs(sigma * np.prod(slopes, axis=0)).max()), float(np.max(of_c))
+
+
+def keras_floor(lr: float, coefficients: tuple[float, float, float, int], scale: float = 0.53) -> float:
+    return U32 * magnified(*coefficients)[0] * lr * scale
+
+
+def mlx_floor(lr: float, coefficients: tuple[float, float, float, int]) -> float:
+    return U32 * magnified(*coefficients)[1] * lr * 1.4**0.5
+
+
 # Keras writes B + (ĝ − (1−μ)B).
 TINY: dict[str, Any] = {
     "dtypes": ("float64",),
@@ -61,7 +87,7 @@ ROWS = [
         adam_eps_root=1e-3,
         shapes=SHAPES,
     ),
-    keras("Muon", "defaults", learning_rate=0.001, shapes=SHAPES, floor=NORM32 * 3.4445**5 * 0.001 * 0.53),
+    keras("Muon", "defaults", learning_rate=0.001, shapes=SHAPES, floor=keras_floor(0.001, TORCHS)),
     keras(
         "Muon",
         "heavy ball, no rms",
@@ -80,7 +106,7 @@ ROWS = [
         muon_b=-1.5,
         muon_c=0.5,
         shapes=SHAPES,
-        floor=NORM32 * 2.0**3 * 0.02,
+        floor=keras_floor(0.02, GENTLE, 1.0),
     ),
     # The tiny step's direction is as short as the constant beside its norm.
     keras(
@@ -92,7 +118,7 @@ ROWS = [
         momentum=0.0,
         shapes=SHAPES,
         **TINY,
-        floor=NORM32 * 3.4445**5 * 0.001 * 0.53,
+        floor=keras_floor(0.001, TORCHS),
     ),
     keras(
         "Muon",
@@ -109,14 +135,14 @@ ROWS = [
         muon_c=0.5,
         shapes=SHAPES,
         **TINY,
-        floor=NORM32 * 2.0**3 * 0.02,
+        floor=keras_floor(0.02, GENTLE, 1.0),
     ),
     mlx(
         "Muon",
         "defaults",
         learning_rate=0.001,
         shapes={**MATRICES, "b": (5,)},
-        floor=NORM32 * 3.4445**5 * 0.001 * 1.4**0.5,
+        floor=mlx_floor(0.001, TORCHS),
     ),
     mlx(
         "Muon",
@@ -127,7 +153,7 @@ ROWS = [
         weight_decay=0.0,
         ns_steps=3,
         shapes={**MATRICES, "b": (5,)},
-        floor=NORM32 * 3.4445**3 * 0.02 * 1.4**0.5,
+        floor=mlx_floor(0.02, THREE),
     ),
     # The tiny step's direction is as short as the constant beside its norm.
     mlx(
@@ -139,7 +165,7 @@ ROWS = [
         weight_decay=0.0,
         ns_steps=3,
         shapes={**MATRICES, "b": (5,)},
-        floor=NORM32 * 3.4445**3 * 0.02 * 1.4**0.5,
+        floor=mlx_floor(0.02, THREE),
     ),
     mlx(
         "Muon",
@@ -148,6 +174,6 @@ ROWS = [
         momentum=0.0,
         weight_decay=1e-8,
         shapes={**MATRICES, "b": (5,)},
-        floor=NORM32 * 3.4445**5 * 0.001 * 1.4**0.5,
+        floor=mlx_floor(0.001, TORCHS),
     ),
 ]
