@@ -1,5 +1,6 @@
 """Rows of the muon family."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def keras_floor(lr: float, coefficients: tuple[float, float, float, int], scale:
 
 
 def mlx_floor(lr: float, coefficients: tuple[float, float, float, int]) -> float:
-    return U32 * magnified(*coefficients)[1] * lr * 1.4**0.5
+    return U32 * magnified(*coefficients)[1] * lr * math.sqrt(1.4)
 
 
 # Keras writes B + (ĝ − (1−μ)B).
