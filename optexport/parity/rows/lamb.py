@@ -1,14 +1,17 @@
 """Rows of the lamb family."""
 
+import math
 from typing import Any
 
+from ..bounds import LAMBDA
 from ..record import correction32, keras, mxnet, optax, paddle
 
 __all__ = ["ROWS"]
 
-# MXNet's kernel has both norms in float32, sums of 35 squares: each is off by at most 35 roundings of
-# 2⁻²⁴, half of that after the root, and an update is as long as η‖w‖, over all updates of a run.
-NORMS32 = 35 * 2.0**-24
+# MXNet's kernel has both norms in float32, sums of 35 squares: 2·35 roundings of 2⁻²⁴, halved by the root, add up as
+# `bounds` has it. A tensor that hardly moves is rounded alike in each update, so over a run, as long as its rates, they
+# add up whole.
+NORMS32 = LAMBDA * math.sqrt(2 * 35) / 2 * 2.0**-24
 
 
 def norm16(rate: float, steps: int = 30) -> float:

@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from ..bounds import LAMBDA
 from ..record import keras, mlx, optax, torch
 
 __all__ = ["ROWS"]
 
 MATRICES = {"w": (7, 5), "v": (4, 6), "s": (3, 3)}
 SHAPES = {**MATRICES, "b": (5,), "k": (2, 3, 4)}
-# A run of 30 updates is as long as 16.5 at the first rate, of lr·s each: s ≤ 0.53 in Keras, √(7/5) in MLX.
-U32 = 2.0**-24 * 16.5
+# A run of 30 updates has 15 at the first rate and 15 at a tenth of it, of lr·s each: s ≤ 0.53 in Keras, √(7/5) in MLX.
+# Keras' norm is rounded anew in each, which adds up as `bounds` has it; MLX' c is the same number in all.
+RANDOM, STEADY = LAMBDA * math.sqrt(15 + 15 * 0.1**2), 15 + 15 * 0.1
 TORCHS, THREE, GENTLE = (3.4445, -4.7750, 2.0315, 5), (3.4445, -4.7750, 2.0315, 3), (2.0, -1.5, 0.5, 3)
 
 
@@ -32,11 +34,12 @@ def magnified(a: float, b: float, c: float, steps: int) -> tuple[float, float]:
 
 
 def keras_floor(lr: float, coefficients: tuple[float, float, float, int], scale: float = 0.53) -> float:
-    return U32 * magnified(*coefficients)[0] * lr * scale
+    return 2.0**-24 * RANDOM * magnified(*coefficients)[0] * lr * scale
 
 
 def mlx_floor(lr: float, coefficients: tuple[float, float, float, int]) -> float:
-    return U32 * magnified(*coefficients)[1] * lr * math.sqrt(1.4)
+    c = coefficients[2]
+    return abs(float(np.float32(c)) / c - 1) * STEADY * magnified(*coefficients)[1] * lr * math.sqrt(1.4)
 
 
 # Keras writes B + (ĝ − (1−μ)B).
