@@ -16,6 +16,7 @@ from optexport.specs import Spec
 from optexport.state.manifest import spec_from_text
 
 from ._graph import numpy_type, read_model, shape_of
+from .training.tape import reads
 
 __all__ = ["adopt"]
 
@@ -42,14 +43,13 @@ def adopt(made: Any, arguments: Mapping[str, Any], name: str) -> Subject | None:
         return None
     model, _ = read_model(made)
     graph = _Graph(_update_of(model), arguments, name)
-    spec = _told_spec(model)
     return Subject(
         name,
         "onnx",
         lambda params, dtype: _Run(graph, params),
         (graph.dtype,),
         shapes=graph.shapes,
-        hint=spec.groups[-1] if spec is not None and len(spec.groups) == 1 else None,
+        hint=graph.spec.groups[-1] if graph.spec is not None and len(graph.spec.groups) == 1 else None,
     )
 
 
@@ -60,7 +60,7 @@ class _Graph:
         own = {i.name for i in model.graph.initializer}
         inputs = {i.name: i for i in model.graph.input if i.name not in own}
         outputs = [o.name for o in model.graph.output]
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs, self.spec = model, inputs, _told_spec(model)
         self.gradient = {
             p: g.format(p) for p in inputs for g in _GRADIENTS if g.format(p) in inputs and _after(p, outputs)
         }
@@ -101,15 +101,14 @@ def _told_spec(model: onnx.ModelProto) -> Spec | None:
 
 def _first(graph: _Graph, held: Arrays) -> dict[str, np.ndarray]:
     """Slots as they start, by name, where optexport made the graph and it says which rule it has."""
-    spec = _told_spec(graph.model)
-    if spec is None:
+    if graph.spec is None:
         return {}
     params = {p: held[p] for p in graph.gradient}
-    start = starting_state(spec, params, None, None)
+    start = starting_state(graph.spec, params, None, None)
     return {f"{n}.{slot}": value for n in params for slot, value in start.full_slots(n).items()}
 
 
-def _after(name: str, outputs: list[str]) -> str | None:
+def _after(name: str, outputs: Collection[str]) -> str | None:
     return next((n.format(name) for n in _NEW if n.format(name) in outputs), None)
 
 
@@ -122,7 +121,7 @@ def _update_of(model: onnx.ModelProto) -> onnx.ModelProto:
     maker = {o: n for n in g.node for o in n.output if o}
     cut: dict[str, str] = {}  # gradient -> parameter
     for p in inputs:
-        if _after(p, list(outputs)):
+        if _after(p, outputs):
             cut |= {f.format(p): p for f in _GRADIENTS if f.format(p) in maker and f.format(p) not in inputs}
     if not cut:
         return model
@@ -132,7 +131,7 @@ def _update_of(model: onnx.ModelProto) -> onnx.ModelProto:
     # State that the update reads, and that moves without a gradient: a count, the product of momenta.
     state = set().union(*(read[o] for o in wanted)) & inputs.keys()
     for i in sorted(state):
-        after = _after(i, list(outputs))
+        after = _after(i, outputs)
         if after and after not in wanted and read[after] & inputs.keys() <= state:
             wanted.append(after)
     needed = set().union(*(read[o] for o in wanted))
@@ -157,20 +156,13 @@ def _reads(output: str, maker: Mapping[str, onnx.NodeProto], cut: Collection[str
     todo = [output]
     while todo:
         name = todo.pop()
-        if not name or name in found:
+        if name in found:
             continue
         found.add(name)
         node = None if name in cut else maker.get(name)
         if node is not None:
-            todo += [*node.input, *_outer(node)]
+            todo += reads(node)
     return found
-
-
-def _outer(node: onnx.NodeProto) -> list[str]:
-    """What the bodies of a Scan, Loop or If read, their own values among it."""
-    bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    inside = [n for b in bodies for n in b.node]
-    return [i for n in inside for i in (*n.input, *_outer(n))] + [o.name for b in bodies for o in b.output]
 
 
 class _Run:

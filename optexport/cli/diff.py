@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import click
 
@@ -41,14 +44,15 @@ def command(
     With --series A and B are two runs, and the checkpoints of the same step are compared: when they parted, and in
     which tensors.
     """
+    opened = partial(_open, model=model, names=names, optimizer=optimizer)
     if series:
-        _series(a, b, rtol, model, names, optimizer, plot, as_json)
+        _series(a, b, rtol, opened, plot, as_json)
         return
     if plot is not None:
         raise click.UsageError("--plot: needs --series, two runs of several checkpoints")
     from ..state.diff import diff
 
-    result = diff(*(_open(p, model, names, optimizer) for p in (a, b)))
+    result = diff(opened(a), opened(b))
     equal = result.equal(rtol)
     if as_json:
         print_json({"equal": equal, "rtol": rtol, "differences": result.sentences, "slots": result.slots})
@@ -74,9 +78,7 @@ def _series(
     a: str,
     b: str,
     rtol: float,
-    model: str | None,
-    names: str | None,
-    optimizer: tuple[str, ...],
+    opened: Callable[[str], Any],
     plot: str | None,
     as_json: bool,
 ) -> None:
@@ -85,7 +87,7 @@ def _series(
 
     if plot is not None:
         check_plot(plot)
-    found = drift(find_series(a), find_series(b), lambda p: _open(p, model, names, optimizer), rtol)
+    found = drift(find_series(a), find_series(b), opened, rtol)
     if plot is not None:
         drift_plot(plot, found)
     if as_json:

@@ -89,9 +89,9 @@ class Row:
     def problem(self, dtype: str) -> Problem:
         return problem(dtype, self.steps, drop=self.drop, shapes=self.shapes, spike=self.spike)
 
-    def start(self, spec: Spec, params: Mapping[str, Any]) -> TrainingState:
-        """Where the referee begins."""
-        first = init(spec, params)
+    def start(self, spec: Spec, params: Mapping[str, Any], dtype: Any = None) -> TrainingState:
+        """Where the referee begins. dtype: as for `init`."""
+        first = init(spec, params, dtype)
         return replace(first, steps=dict.fromkeys(params, self.done)) if self.done else first
 
     def floor_in(self, dtype: str) -> float:

@@ -126,7 +126,8 @@ def resume_check(
     dtype = "float64" if all(v.dtype == np.float64 for v in params.values()) else "float32"
     grads, said = _gradients(gradients, params, steps, seed, dtype)
     params = {n: np.asarray(v, dtype) for n, v in params.items()}
-    report = _verdict(*states)
+    differences = tuple(diff(*states).sentences)
+    report = _verdict(states[0], states[1], differences)
     sides, runs, exact, rounding = [], [], [], []
     for path, state in zip(paths, states, strict=True):
         fmt = detect(path)
@@ -158,7 +159,7 @@ def resume_check(
         a=sides[0],
         b=sides[1],
         params=tuple(drifts),
-        differences=tuple(diff(*states).sentences),
+        differences=differences,
         warnings=tuple(dict.fromkeys([*told, *(w for s in states for w in s.warnings), *_unrun(sides)])),
     )  # fmt: skip
 
@@ -331,9 +332,9 @@ def _unrun(sides: Sequence[Side]) -> list[str]:
     return [f"{s.path}: {s.ran}: {said}" for s in sides if not s.in_framework]
 
 
-def _verdict(a: TrainingState, b: TrainingState) -> Report:
-    """How exact A's optimizer is as B's."""
-    if not diff(a, b).sentences or (a.dialect and a.dialect == b.dialect):
+def _verdict(a: TrainingState, b: TrainingState, differences: Sequence[str]) -> Report:
+    """How exact A's optimizer is as B's. differences: as `diff` tells them."""
+    if not differences or (a.dialect and a.dialect == b.dialect):
         return Report("exact")
     if not b.dialect:
         rules = all(a.spec.group(n).rule.program == b.spec.group(n).rule.program for n in a.names)

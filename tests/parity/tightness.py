@@ -8,21 +8,18 @@ extended precision. Beside one in float64, which rounds as a framework does, oft
 
 from __future__ import annotations
 
-import importlib
 import json
 import statistics
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optexport.parity.compare import compare_runs, referee
 from optexport.parity.table import table
-from optexport.reference import init
+from tests.parity.native import beside_referee
 
 __all__ = ["MOST", "in_double", "looseness"]
 
@@ -47,26 +44,9 @@ def in_double() -> Iterator[tuple[str, float]]:
     first = {r.optimizer: r for r in reversed(table()) if r.framework and "float64" in r.dtypes}
     for name, row in reversed(first.items()):
         try:
-            run = importlib.import_module(f"optexport.converters.{row.framework}.run")
+            mismatch, worst = beside_referee(row, "float64", np.longdouble)
         except ImportError:
             continue
-        p, spec = row.problem("float64"), row.spec()
-        lrs = p.lrs(row.lr)
-        start = init(spec, p.params, dtype=np.longdouble)
-        start = replace(start, steps=dict.fromkeys(p.params, row.done)) if row.done else start
-        given: dict[str, Any] = {"noise": p.noise} if spec.groups[-1].rule.program.inputs("noise") else {}
-        given |= {"done": row.done} if row.done else {}
-        got = run.native_snapshots(
-            row.optimizer, row.arguments, p.params, p.grads, lrs, dtype="float64", **given
-        )
-        mismatch, worst = compare_runs(
-            referee(spec, p.params, p.grads, lrs, start, noise=p.noise),
-            got,
-            "float64",
-            native=spec.groups[-1].native,
-            amplification=row.amplification,
-            floor=row.floor_in("float64"),
-        )
         assert mismatch is None, f"{name}: {mismatch}"
         if worst:
             yield name, 1 / worst

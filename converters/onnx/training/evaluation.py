@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from optexport.errors import ModelError
 
 from .composites import write_out
-from .forward import Meant, load_model, read_forward
+from .forward import Meant, load_model, read_forward, with_initializers
 from .losses import build_loss
 
 __all__ = ["evaluation", "inference_model", "with_values", "without_values"]
@@ -93,21 +93,13 @@ def with_values(
 
 
 def without_values(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """The model with types and shapes of these tensors but no values, for `with_values` to put others in.
-
-    ``proto`` loses its initializers: a message keeps the memory of what is taken out of it until it goes itself.
-    """
+    """The model with types and shapes of these tensors but no values, for `with_values` to put others in. ``proto`` is
+    used up, as by `with_initializers`."""
     given = set(names)
-    kept = [
+    return with_initializers(proto, [
         onnx.TensorProto(name=t.name, data_type=t.data_type, dims=list(t.dims)) if t.name in given else t
         for t in proto.graph.initializer
-    ]
-    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
-    del proto.graph.initializer[:]
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    made.graph.initializer.extend(kept)
-    return made
+    ])  # fmt: skip
 
 
 def _at_rest(node: onnx.NodeProto) -> None:

@@ -27,7 +27,7 @@ from . import passes
 from .half import compute_in_half
 from .tape import Tape, reads
 
-__all__ = ["OPSET", "Forward", "Meant", "read_forward"]
+__all__ = ["OPSET", "Forward", "Meant", "load_model", "read_forward", "with_initializers"]
 
 OPSET = 18  # the oldest operator set that training graphs are written in; newer models keep theirs
 # Names that exporters make up: of a constant of the model, or of a weight that they have transposed.
@@ -160,18 +160,20 @@ def _apart(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
         for i in large
         if i.name not in listed
     ]
-    kept = [
-        onnx.TensorProto.FromString(i.SerializeToString())
-        for i in proto.graph.initializer
-        if i.name not in values
-    ]
-    del proto.graph.initializer[:]
-    # A message keeps the memory of what is taken out of it: a new one.
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    made.graph.initializer.extend(kept)
+    made = with_initializers(proto, [i for i in proto.graph.initializer if i.name not in values])
     made.graph.input.extend(infos)
     return made, values
+
+
+def with_initializers(proto: onnx.ModelProto, kept: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
+    """The model with these initializers and no others. ``proto`` loses its own: a message keeps the memory of what is
+    taken out of it until it goes itself, so this is a new one."""
+    own = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+    del proto.graph.initializer[:]
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    made.graph.initializer.extend(own)
+    return made
 
 
 def _places(order: Sequence[str]) -> Callable[[str], int]:
